@@ -1,0 +1,175 @@
+"""A plain ViT of transformers or timm made ready: patch size, position grid, padding, freezing."""
+
+from types import MethodType
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import AutoBackbone, AutoConfig, PreTrainedConfig, TimmBackbone, TimmBackboneConfig
+from transformers.utils import logging
+
+try:
+    import timm
+    from timm.layers import resample_abs_pos_embed, resample_patch_embed
+except ImportError:  # needed to change the patch size, and for timm's own backbones
+    timm = None
+
+logger = logging.get_logger(__name__)
+
+SUPPORTED = ("dinov2", "dinov2_with_registers", "dinov3_vit", "timm_backbone")
+
+
+class DinoDetrBackbone(nn.Module):
+    """
+    `[B, 3, H, W]` of any size -> the last block's map `[B, C, h, w]`, one cell per patch.
+
+    The image is zero-padded at the right and bottom to whole patches (at least two each way, which the pyramid halves).
+    """
+
+    def __init__(self, config):
+        super().__init__()
+        self.frozen = config.freeze_backbone
+        self.model = build_backbone(config.backbone_config)
+        self.patch_size = backbone_patch_size(config.backbone_config)
+        self.channels = self.model.channels[-1]
+        if config.position_embedding_antialias and config.backbone_config.model_type == "dinov2":
+            embeddings = self.model.embeddings
+            embeddings.interpolate_pos_encoding = MethodType(_interpolate_positions_antialiased, embeddings)
+        self.freeze()
+
+    def freeze(self) -> None:
+        """Switch off the gradients of a frozen backbone, or of what no gradient reaches (DDP would stop at it)."""
+        unused = ["mask_token"]
+        if getattr(self.model.config, "apply_layernorm", True) is False:
+            unused.append("layernorm.")
+        for name, parameter in self.model.named_parameters():
+            if self.frozen or any(part in name for part in unused):
+                parameter.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> "DinoDetrBackbone":
+        super().train(mode)
+        if self.frozen:
+            self.model.eval()
+        return self
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        height, width = (max(2, -(-side // self.patch_size)) * self.patch_size for side in pixel_values.shape[-2:])
+        pixel_values = F.pad(pixel_values, (0, width - pixel_values.shape[-1], 0, height - pixel_values.shape[-2]))
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
+            return self.model(pixel_values.to(self.model.dtype)).feature_maps[-1]
+
+
+def build_backbone(backbone_config: PreTrainedConfig, **timm_arguments) -> nn.Module:
+    """A backbone with random weights (with timm's `pretrained=True`: with its own)."""
+    if backbone_config.model_type not in SUPPORTED:
+        raise ValueError(f"backbone {backbone_config.model_type!r} is not supported; choose from {', '.join(SUPPORTED)}")
+    if backbone_config.model_type != "timm_backbone":
+        return AutoBackbone.from_config(backbone_config)
+    # TimmBackboneConfig has no place for timm's own arguments, so they are kept beside its fields
+    arguments = getattr(backbone_config, "timm_arguments", {}) | timm_arguments
+    model = TimmBackbone(backbone_config, **arguments)
+    reductions = {info["reduction"] for info in model._backbone.feature_info.get_dicts()}
+    if not hasattr(getattr(model._backbone, "model", None), "blocks") or len(reductions) != 1:
+        raise ValueError(f"timm:{backbone_config.backbone} is not a plain ViT, which the feature pyramid needs")
+    return model
+
+
+def backbone_patch_size(backbone_config: PreTrainedConfig) -> int:
+    """Side of a patch in pixels."""
+    if backbone_config.model_type == "timm_backbone":
+        return backbone_config.timm_arguments["patch_size"]
+    size = backbone_config.patch_size
+    return size if isinstance(size, int) else size[0]
+
+
+def load_pretrained_backbone(source: str, patch_size: int | None = None) -> nn.Module:
+    """
+    A pretrained backbone, its patch embedding and position grid resampled where `patch_size` is not its own.
+
+    Args:
+        source: a Hub id or folder of transformers, or `timm:<name>`.
+        patch_size: side of a patch in pixels; None keeps the checkpoint's.
+
+    Raises:
+        ValueError: if the backbone is of a kind not supported, or its weights did not all arrive.
+    """
+    if source.startswith("timm:"):
+        return _load_timm_backbone(source.removeprefix("timm:"), patch_size)
+    config = AutoConfig.from_pretrained(source)
+    if config.model_type not in SUPPORTED:
+        raise ValueError(f"{source} is a {config.model_type!r}; backbones can be {', '.join(SUPPORTED)}")
+    # the reference takes DINOv2's last block as it is; DINOv3's outputs are meant to be normed
+    config.apply_layernorm = config.model_type == "dinov3_vit"
+    config.out_features, config.reshape_hidden_states = [config.stage_names[-1]], True
+    backbone, loading = AutoBackbone.from_pretrained(
+        source, config=config, dtype=torch.float32, output_loading_info=True
+    )
+    missing = sorted(set(loading["missing_keys"]) | {str(key) for key in loading["mismatched_keys"]})
+    if missing:
+        raise ValueError(f"{source} lacks weights of the backbone: {', '.join(missing[:5])}" + ", ..." * (len(missing) > 5))
+    if patch_size is not None and patch_size != backbone_patch_size(config):
+        backbone = _change_patch_size(backbone, patch_size)
+        logger.warning(_describe_change(source, backbone_patch_size(config), backbone))
+    return backbone
+
+
+def _describe_change(source: str, old_patch_size: int, backbone: nn.Module) -> str:
+    change = f"{source}: patch embedding resampled {old_patch_size} -> {backbone.config.patch_size}"
+    if hasattr(backbone.embeddings, "position_embeddings"):
+        side = backbone.config.image_size // backbone.config.patch_size
+        change += f", position grid {backbone.config.image_size // old_patch_size} -> {side}"
+    return change
+
+
+@torch.no_grad()
+def _change_patch_size(backbone: nn.Module, patch_size: int) -> nn.Module:
+    """The same backbone for patches of another size (FlexiViT's pseudo-inverse resize, arXiv 2212.08013, section 3.4)."""
+    if timm is None:
+        raise ImportError("changing a backbone's patch size needs timm: pip install timm")
+    config = type(backbone.config).from_dict(backbone.config.to_dict() | {"patch_size": patch_size})
+    resized = AutoBackbone.from_config(config)
+    weights = backbone.state_dict()
+    for name, expected in resized.state_dict().items():
+        if weights[name].shape == expected.shape:
+            continue
+        if name.endswith("position_embeddings"):
+            side = config.image_size // patch_size
+            weights[name] = resample_abs_pos_embed(weights[name], [side, side], num_prefix_tokens=1)
+        else:
+            weights[name] = resample_patch_embed(weights[name], [patch_size, patch_size])
+    resized.load_state_dict(weights)
+    return resized
+
+
+def _load_timm_backbone(name: str, patch_size: int | None) -> nn.Module:
+    if timm is None:
+        raise ImportError(f"timm:{name} needs timm: pip install timm")
+    if timm.get_pretrained_cfg(name) is None:
+        raise ValueError(f"timm knows no pretrained model named {name!r}")
+    with torch.device("meta"):  # only to learn its own patch and image size
+        embedding = getattr(timm.create_model(name), "patch_embed", None)
+    if embedding is None or not hasattr(embedding, "patch_size"):
+        raise ValueError(f"timm:{name} is not a plain ViT, which the feature pyramid needs")
+    arguments = {
+        "img_size": embedding.img_size[0],
+        "patch_size": patch_size or embedding.patch_size[0],
+        "dynamic_img_size": True,
+    }
+    config = TimmBackboneConfig(backbone=name, out_indices=[-1], timm_arguments=arguments)
+    backbone = build_backbone(config, pretrained=True)  # timm resamples what it loads
+    if arguments["patch_size"] != embedding.patch_size[0]:
+        logger.warning(f"timm:{name}: patch embedding resampled {embedding.patch_size[0]} -> {patch_size} by timm")
+    return backbone
+
+
+def _interpolate_positions_antialiased(self, embeddings: Tensor, height: int, width: int) -> Tensor:
+    """`Dinov2Embeddings.interpolate_pos_encoding` with antialiasing, as timm (and so the reference) resamples."""
+    positions = self.position_embeddings  # [1, 1 + grid * grid, C]
+    grid = int((positions.shape[1] - 1) ** 0.5)
+    rows, columns = height // self.patch_embeddings.patch_size[0], width // self.patch_embeddings.patch_size[1]
+    if (rows, columns) == (grid, grid):
+        return positions
+    patches = positions[:, 1:].float().unflatten(1, (grid, grid)).permute(0, 3, 1, 2)
+    patches = F.interpolate(patches, size=(rows, columns), mode="bicubic", antialias=True, align_corners=False)
+    patches = patches.flatten(2).transpose(1, 2).to(positions.dtype)
+    return torch.cat([positions[:, :1], patches], dim=1)

@@ -1,0 +1,35 @@
+"""Box arithmetic. Boxes are float32 whatever the autocast: half precision moves them by pixels."""
+
+import torch
+from torch import Tensor
+
+
+def cxcywh_to_xyxy(boxes: Tensor) -> Tensor:
+    """(centre x, centre y, width, height) -> (left, top, right, bottom), `[..., 4]`."""
+    centre, half = boxes[..., :2], boxes[..., 2:] / 2
+    return torch.cat([centre - half, centre + half], dim=-1)
+
+
+def xyxy_to_cxcywh(boxes: Tensor) -> Tensor:
+    """(left, top, right, bottom) -> (centre x, centre y, width, height), `[..., 4]`."""
+    low, high = boxes[..., :2], boxes[..., 2:]
+    return torch.cat([(low + high) / 2, high - low], dim=-1)
+
+
+def inverse_sigmoid(x: Tensor, eps: float = 1e-3) -> Tensor:
+    """The logit of `x`, which is first kept within `eps` of 0 and 1 (the reference's eps)."""
+    x = x.clamp(0, 1)
+    return torch.log(x.clamp(min=eps) / (1 - x).clamp(min=eps))
+
+
+def generalized_iou(a: Tensor, b: Tensor) -> Tensor:
+    """
+    Generalized IoU (arXiv 1902.09630) of xyxy boxes, broadcast over the leading dimensions; -1..1.
+
+    Union and enclosing area get 1e-6 added, as in the reference.
+    """
+    overlap = (torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])).clamp(min=0).prod(-1)
+    area_a, area_b = (a[..., 2:] - a[..., :2]).prod(-1), (b[..., 2:] - b[..., :2]).prod(-1)
+    union = area_a + area_b - overlap
+    hull = (torch.maximum(a[..., 2:], b[..., 2:]) - torch.minimum(a[..., :2], b[..., :2])).clamp(min=0).prod(-1)
+    return overlap / (union + 1e-6) - (hull - union) / (hull + 1e-6)

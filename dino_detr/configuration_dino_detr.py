@@ -1,0 +1,166 @@
+"""What a checkpoint says of itself."""
+
+from huggingface_hub.dataclasses import strict
+from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
+from transformers.utils import logging
+
+logger = logging.get_logger(__name__)
+
+# What `PreTrainedConfig` understands beyond its own fields, and what it writes into `config.json`.
+_BASE_ARGUMENTS = {
+    "num_labels", "name_or_path", "torch_dtype", "attn_implementation", "experts_implementation", "output_attentions",
+    "model_type", "auto_map", "_name_or_path", "_commit_hash", "_attn_implementation", "_attn_implementation_internal",
+    "_experts_implementation", "_experts_implementation_internal", "_output_attentions",
+}  # fmt: skip
+
+_AUTO_MAP = {
+    "AutoConfig": "configuration_dino_detr.DinoDetrConfig",
+    "AutoModel": "modeling_dino_detr.DinoDetrModel",
+    "AutoModelForObjectDetection": "modeling_dino_detr.DinoDetrForObjectDetection",
+}
+
+
+@strict
+class DinoDetrConfig(PreTrainedConfig):
+    r"""
+    The configuration of a DINO detector on a plain ViT. The defaults are the reference's 12-epoch ViT-B recipe on COCO.
+
+    Args:
+        backbone_config (`PreTrainedConfig` or `dict`, *optional*):
+            The backbone: `dinov2`, `dinov2_with_registers`, `dinov3_vit` or `timm_backbone`. Defaults to DINOv2 ViT-B
+            with 16-pixel patches and a 32x32 position grid.
+        freeze_backbone (`bool`, defaults to `True`):
+            Whether the backbone is left as it is: no graph, no gradient, always in eval mode.
+        position_embedding_antialias (`bool`, defaults to `True`):
+            Whether the learned position grid of a `dinov2` backbone is resampled with antialiasing, as timm and the
+            reference do, or without, as `Dinov2Model` does. Other backbones resample as their own library does.
+        d_model (`int`, defaults to 256):
+            Width of the transformer; a multiple of 32 (the neck's GroupNorm) and of the numbers of heads.
+        pyramid_channels (`int`, defaults to 256):
+            Width of the feature pyramid.
+        pyramid_scale_factors (`list[float]`, defaults to `[2.0, 1.0, 0.5]`):
+            Size of each pyramid level relative to the backbone's map, finest first; from 4, 2, 1 and 0.5.
+        num_feature_levels (`int`, defaults to 4):
+            Levels seen by the transformer. Those beyond `pyramid_scale_factors` are strided from the one before.
+        encoder_layers, decoder_layers (`int`, defaults to 6):
+            Number of layers.
+        encoder_attention_heads, decoder_attention_heads (`int`, defaults to 8):
+            Number of attention heads.
+        encoder_ffn_dim, decoder_ffn_dim (`int`, defaults to 2048):
+            Width of the feed-forward networks.
+        encoder_n_points, decoder_n_points (`int`, defaults to 4):
+            Points sampled per head and level by deformable attention.
+        num_queries (`int`, defaults to 900):
+            Object queries: the most objects found in one image.
+        num_denoising (`int`, defaults to 100):
+            Budget of denoising pairs an image (`dn_number` in the reference); 0 switches denoising off.
+        label_noise_ratio (`float`, defaults to 0.5):
+            Twice the probability with which a denoising query's label is redrawn.
+        box_noise_scale (`float`, defaults to 1.0):
+            Noise of denoising boxes in half box sizes.
+        class_cost, bbox_cost, giou_cost (`float`, defaults to 2, 5, 2):
+            Weights of the matching cost.
+        class_loss_coefficient, bbox_loss_coefficient, giou_loss_coefficient (`float`, defaults to 1, 5, 2):
+            Weights of the loss terms.
+        focal_alpha, focal_gamma (`float`, defaults to 0.25, 2):
+            Parameters of the focal loss and matching cost.
+        category_ids (`list[int]`, *optional*):
+            The data set's own category id of each class, in class order.
+
+    Raises:
+        ValueError, TypeError: for an unknown or ill-typed argument, or values that contradict each other. (Unknown
+        keys of a `config.json` are only warned of, so that checkpoints of newer versions load.)
+    """
+
+    model_type = "dino_detr_vit"
+    sub_configs = {"backbone_config": AutoConfig}
+    attribute_map = {"hidden_size": "d_model", "num_attention_heads": "encoder_attention_heads"}
+
+    backbone_config: dict | PreTrainedConfig | None = None
+    freeze_backbone: bool = True
+    position_embedding_antialias: bool = True
+    d_model: int = 256
+    pyramid_channels: int = 256
+    pyramid_scale_factors: list[float | int] | tuple[float | int, ...] = (2.0, 1.0, 0.5)
+    num_feature_levels: int = 4
+    encoder_layers: int = 6
+    decoder_layers: int = 6
+    encoder_attention_heads: int = 8
+    decoder_attention_heads: int = 8
+    encoder_ffn_dim: int = 2048
+    decoder_ffn_dim: int = 2048
+    encoder_n_points: int = 4
+    decoder_n_points: int = 4
+    num_queries: int = 900
+    num_denoising: int = 100
+    label_noise_ratio: float | int = 0.5
+    box_noise_scale: float | int = 1.0
+    class_cost: float | int = 2.0
+    bbox_cost: float | int = 5.0
+    giou_cost: float | int = 2.0
+    class_loss_coefficient: float | int = 1.0
+    bbox_loss_coefficient: float | int = 5.0
+    giou_loss_coefficient: float | int = 2.0
+    focal_alpha: float | int = 0.25
+    focal_gamma: float | int = 2.0
+    category_ids: list[int] | None = None
+
+    def __post_init__(self, **kwargs):
+        unknown = sorted(set(kwargs) - _BASE_ARGUMENTS)
+        if unknown:
+            raise ValueError(f"DinoDetrConfig has no argument named {', '.join(unknown)}")
+        for written_on_save in ("model_type", "auto_map"):
+            kwargs.pop(written_on_save, None)
+        if self.backbone_config is None:
+            self.backbone_config = {"model_type": "dinov2", "image_size": 518, "patch_size": 16}
+        if isinstance(self.backbone_config, dict):
+            self.backbone_config = _build_backbone_config(self.backbone_config)
+        self.pyramid_scale_factors = [float(factor) for factor in self.pyramid_scale_factors]
+        if self.id2label is None and kwargs.get("num_labels") is None:
+            kwargs["num_labels"] = 80  # COCO
+        super().__post_init__(**kwargs)
+        if self.label2id is None:
+            self.label2id = {name: index for index, name in self.id2label.items()}
+        self.auto_map = dict(_AUTO_MAP)
+
+    @classmethod
+    def from_dict(cls, config_dict, **kwargs):
+        """As transformers', except that keys this version does not know are dropped with a warning."""
+        known = set(cls.__dataclass_fields__) | _BASE_ARGUMENTS
+        unknown = sorted(set(config_dict) - known)
+        if unknown:
+            logger.warning(f"Ignoring what this version of DinoDetrConfig does not know: {', '.join(unknown)}")
+        return super().from_dict({key: value for key, value in config_dict.items() if key in known}, **kwargs)
+
+    def validate_architecture(self):
+        """Called by transformers after construction and before saving."""
+        if self.d_model % 32:
+            raise ValueError(f"d_model must be a multiple of 32, not {self.d_model}")
+        for heads in ("encoder_attention_heads", "decoder_attention_heads"):
+            if self.d_model % getattr(self, heads):
+                raise ValueError(f"d_model={self.d_model} must be a multiple of {heads}={getattr(self, heads)}")
+        if not self.pyramid_scale_factors or set(self.pyramid_scale_factors) - {4.0, 2.0, 1.0, 0.5}:
+            raise ValueError(f"pyramid_scale_factors must be from 4, 2, 1 and 0.5, not {self.pyramid_scale_factors}")
+        if self.num_feature_levels < len(self.pyramid_scale_factors):
+            raise ValueError(
+                f"num_feature_levels={self.num_feature_levels} is less than the {len(self.pyramid_scale_factors)} "
+                "pyramid_scale_factors"
+            )
+        if self.id2label is not None and sorted(self.id2label) != list(range(len(self.id2label))):
+            raise ValueError(f"the keys of id2label must be 0..K-1, not {sorted(self.id2label)}")
+        if self.category_ids is not None and len(self.category_ids) != self.num_labels:
+            raise ValueError(f"category_ids names {len(self.category_ids)} categories, id2label {self.num_labels}")
+
+
+def _build_backbone_config(backbone_config: dict) -> PreTrainedConfig:
+    """A backbone's configuration from its `model_type` and arguments; what is not said follows the reference."""
+    arguments = dict(backbone_config)
+    model_type = arguments.pop("model_type", "dinov2")
+    if model_type not in CONFIG_MAPPING:
+        raise ValueError(f"backbone_config: transformers knows no model_type {model_type!r}")
+    if model_type.startswith("dinov2"):
+        arguments.setdefault("apply_layernorm", False)  # the reference takes the last block's raw tokens
+    return CONFIG_MAPPING[model_type](**arguments)
+
+
+__all__ = ["DinoDetrConfig"]

@@ -1,0 +1,47 @@
+"""The row that every detection data set has here, and the classes its features carry."""
+
+import json
+from collections import Counter
+
+from datasets import ClassLabel, Dataset, Features, Image, List, Value
+
+
+def detection_features(names: list[str], ids: list[int]) -> Features:
+    """The features of a row, for classes 0..K-1 called `names` whose original category ids are `ids`.
+
+    A row is one image, `{image, image_id, width, height, objects}`, width and height in pixels; `objects` is a
+    struct of lists, one entry per annotation: `id`, `bbox` (x, y, w, h in pixels), `category` (class index
+    0..K-1), `area` (square pixels), `iscrowd` (0 or 1).
+
+    Names that several categories share get their ids appended (`cell` -> `cell (3)`): `ClassLabel` wants
+    different names, and Roboflow exports a supercategory under the name of its only class.
+    """
+    count = Counter(names)
+    names = [name if count[name] == 1 else f"{name} ({id_})" for name, id_ in zip(names, ids)]
+    return Features(
+        {
+            "image": Image(),
+            "image_id": Value("int64"),
+            "width": Value("int64"),
+            "height": Value("int64"),
+            "objects": {
+                "id": List(Value("int64")),
+                "bbox": List(List(Value("float64"), length=4)),
+                # A ClassLabel has no place for the original ids; its free-text field `id` is kept by select,
+                # filter, save_to_disk and parquet alike.
+                "category": List(ClassLabel(names=names, id=json.dumps(ids))),
+                "area": List(Value("float64")),
+                "iscrowd": List(Value("int64")),
+            },
+        }
+    )
+
+
+def class_names(dataset: Dataset) -> list[str]:
+    """The names of classes 0..K-1."""
+    return dataset.features["objects"]["category"].feature.names
+
+
+def category_ids(dataset: Dataset) -> list[int]:
+    """The original category ids of classes 0..K-1, as the annotation file has them, ascending."""
+    return json.loads(dataset.features["objects"]["category"].feature.id)

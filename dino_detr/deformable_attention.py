@@ -1,0 +1,106 @@
+"""Multi-scale deformable attention (Deformable DETR, arXiv 2010.04159, section 4.1)."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+def deformable_sampling(
+    value: Tensor, spatial_shapes: list[tuple[int, int]], sampling_locations: Tensor, attention_weights: Tensor
+) -> Tensor:
+    """
+    Bilinear samples of all levels, summed with their attention weights. This is the definition, in plain PyTorch.
+
+    Args:
+        value: `[B, S, heads, head_dim]`, the levels one after the other, S = sum of h * w.
+        spatial_shapes: (h, w) of each level.
+        sampling_locations: `[B, Q, heads, levels, points, 2]` as (x, y) in 0..1 of each map; outside it is zero.
+        attention_weights: `[B, Q, heads, levels, points]`.
+
+    Returns:
+        `[B, Q, heads * head_dim]`, in the dtype of `value`.
+    """
+    batch_size, _, num_heads, head_dim = value.shape
+    num_queries, num_points = sampling_locations.shape[1], sampling_locations.shape[4]
+    # grid_sample takes one dtype: locations need float32, so values meet them there
+    maps = value.to(sampling_locations.dtype).permute(0, 2, 3, 1).flatten(0, 1)  # [B*heads, head_dim, S]
+    grids = (2 * sampling_locations - 1).transpose(1, 2).flatten(0, 1)  # [B*heads, Q, levels, points, 2]
+    weights = attention_weights.to(maps.dtype).transpose(1, 2).flatten(0, 1)  # [B*heads, Q, levels, points]
+
+    output = None
+    for level, level_map in enumerate(maps.split([h * w for h, w in spatial_shapes], dim=2)):
+        samples = F.grid_sample(
+            level_map.unflatten(2, spatial_shapes[level]),
+            grids[:, :, level],
+            mode="bilinear",
+            padding_mode="zeros",
+            align_corners=False,
+        )  # [B*heads, head_dim, Q, points]
+        weighted = (samples * weights[:, None, :, level]).sum(3)
+        output = weighted if output is None else output + weighted
+    output = output.view(batch_size, num_heads * head_dim, num_queries)
+    return output.transpose(1, 2).to(value.dtype)
+
+
+class MultiScaleDeformableAttention(nn.Module):
+    """Each query looks at a few learned points around its reference on every level."""
+
+    def __init__(self, d_model: int, num_heads: int, num_levels: int, num_points: int):
+        super().__init__()
+        self.num_heads, self.num_levels, self.num_points = num_heads, num_levels, num_points
+        self.sampling_offsets = nn.Linear(d_model, num_heads * num_levels * num_points * 2)
+        self.attention_weights = nn.Linear(d_model, num_heads * num_levels * num_points)
+        self.value_proj = nn.Linear(d_model, d_model)
+        self.output_proj = nn.Linear(d_model, d_model)
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        memory: Tensor,
+        reference_points: Tensor,
+        spatial_shapes: list[tuple[int, int]],
+        padding_mask: Tensor | None = None,
+    ) -> Tensor:
+        """
+        Args:
+            hidden_states: `[B, Q, D]`, position already added.
+            memory: `[B, S, D]`, what is looked at.
+            reference_points: float32, `[B, Q, levels, 2]` as (x, y) or `[B, Q, levels, 4]` as (cx, cy, w, h) in 0..1
+                of each level's map; with boxes the offsets are in half box sizes, otherwise in cells.
+            spatial_shapes: (h, w) of each level.
+            padding_mask: bool `[B, S]`, True where `memory` is padding and contributes zero.
+
+        Returns:
+            `[B, Q, D]`.
+        """
+        batch_size, num_queries, _ = hidden_states.shape
+        value = self.value_proj(memory)
+        if padding_mask is not None:
+            value = value.masked_fill(padding_mask[..., None], 0.0)
+        value = value.unflatten(2, (self.num_heads, -1))
+
+        per_head = (batch_size, num_queries, self.num_heads, self.num_levels)
+        offsets = self.sampling_offsets(hidden_states).float().view(*per_head, self.num_points, 2)
+        weights = self.attention_weights(hidden_states).float().view(*per_head[:3], self.num_levels * self.num_points)
+        weights = weights.softmax(-1).view(*per_head, self.num_points)
+
+        reference_points = reference_points[:, :, None, :, None]  # [B, Q, 1, levels, 1, 2 or 4]
+        if reference_points.shape[-1] == 2:
+            cells = torch.tensor([(w, h) for h, w in spatial_shapes], dtype=torch.float32).to(
+                offsets.device, non_blocking=True
+            )
+            locations = reference_points + offsets / cells[:, None]
+        else:
+            locations = reference_points[..., :2] + offsets / self.num_points * reference_points[..., 2:] * 0.5
+        return self.output_proj(deformable_sampling(value, spatial_shapes, locations, weights))
+
+    def initial_offsets(self) -> Tensor:
+        """The bias the reference gives the offsets: heads look in directions around the circle, points ever further."""
+        angle = torch.arange(self.num_heads, dtype=torch.float32) * (2 * math.pi / self.num_heads)
+        direction = torch.stack([angle.cos(), angle.sin()], -1)  # [heads, 2]
+        direction = direction / direction.abs().max(-1, keepdim=True).values
+        distance = torch.arange(1, self.num_points + 1, dtype=torch.float32)
+        offsets = direction[:, None, None] * distance[:, None]  # [heads, 1, points, 2]
+        return offsets.expand(-1, self.num_levels, -1, -1).flatten()

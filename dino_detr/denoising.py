@@ -1,0 +1,110 @@
+"""Contrastive denoising queries: true boxes with noise, to be restored or rejected (DINO, section 3.3)."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .boxes import cxcywh_to_xyxy, xyxy_to_cxcywh
+from .matching import Targets
+
+
+@dataclass
+class DenoisingQueries:
+    """
+    The noise of one step. Passing one to `forward` replays it.
+
+    Slots are `2 * num_groups` half-groups of as many boxes as `P` allows: positive, negative, positive, ...
+
+    Args:
+        labels: int64 `[B, P]`, the noised class of each slot, -1 where the slot is empty.
+        boxes: float32 `[B, P, 4]` cxcywh in 0..1, the noised box of each slot; its size may be negative, where
+            noise made the corners cross.
+        num_groups: pairs of half-groups.
+        box_index: int64 `[B, P / (2 * num_groups)]`, which of an image's boxes a half-group's slots hold. None: the
+            first ones in order, which is right unless an image has more boxes than fit.
+    """
+
+    labels: Tensor
+    boxes: Tensor
+    num_groups: int
+    box_index: Tensor | None = None
+
+    def __post_init__(self):
+        if self.num_groups < 1 or self.labels.shape[1] % (2 * self.num_groups):
+            raise ValueError(
+                f"denoising_queries: {self.labels.shape[1]} slots are not 2 * num_groups={self.num_groups} half-groups"
+            )
+        if self.boxes.shape != (*self.labels.shape, 4):
+            raise ValueError(
+                f"denoising_queries: boxes must be {[*self.labels.shape, 4]} beside labels "
+                f"{list(self.labels.shape)}, not {list(self.boxes.shape)}"
+            )
+
+    @property
+    def half_group(self) -> int:
+        """Slots in a half-group."""
+        return self.labels.shape[1] // (2 * self.num_groups)
+
+    def assigned_boxes(self) -> Tensor:
+        """Which of its image's boxes each slot is to restore: int64 `[B, P]`, -1 for negative and empty slots."""
+        batch_size = self.labels.shape[0]
+        box_index = self.box_index
+        if box_index is None:
+            box_index = torch.arange(self.half_group, device=self.labels.device).expand(batch_size, -1)
+        halves = self.labels.unflatten(1, (self.num_groups, 2, self.half_group))
+        assigned = box_index[:, None, None].expand_as(halves).clone()
+        assigned[:, :, 1] = -1
+        return assigned.masked_fill(halves < 0, -1).flatten(1)
+
+    def attention_mask(self, num_queries: int) -> Tensor:
+        """
+        Who may attend to whom among `P` denoising and `num_queries` matching queries: bool `[P+Q, P+Q]`, True where
+        row may see column. Groups see themselves and the matching queries; those see only one another.
+        """
+        slots = self.labels.shape[1]
+        group = torch.arange(slots + num_queries, device=self.labels.device) // (2 * self.half_group)
+        group[slots:] = -1
+        return (group[:, None] == group[None, :]) | (group[None, :] == -1)
+
+
+def draw_denoising_queries(
+    targets: Targets, num_labels: int, num_denoising: int, label_noise_ratio: float, box_noise_scale: float
+) -> DenoisingQueries | None:
+    """
+    Noise for a batch, drawn at once from torch's global generator.
+
+    Returns None where there is nothing to noise. The number of queries stays within 2 * `num_denoising`: of an image
+    with more than `num_denoising` boxes a random subset is denoised.
+    """
+    most = max(targets.counts, default=0)
+    if most == 0 or num_denoising == 0:
+        return None
+    num_groups = max(1, num_denoising // most)
+    labels, boxes = targets.padded()  # [B, most], [B, most, 4]
+    box_index = None
+    if most > num_denoising:
+        order = torch.rand(labels.shape, device=labels.device).masked_fill(labels < 0, 2.0)  # empty slots come last
+        box_index = order.argsort(1)[:, :num_denoising]
+        labels, boxes = labels.gather(1, box_index), boxes.gather(1, box_index[..., None].expand(-1, -1, 4))
+
+    labels = labels[:, None, None].expand(-1, num_groups, 2, -1)  # [B, groups, positive and negative, half_group]
+    boxes = boxes[:, None, None].expand(-1, num_groups, 2, -1, -1)
+    redrawn = (torch.rand(labels.shape, device=labels.device) < label_noise_ratio * 0.5) & (labels >= 0)
+    labels = torch.where(redrawn, torch.randint_like(labels, num_labels), labels)
+    sign = torch.randint_like(boxes, 2) * 2 - 1
+    magnitude = torch.rand_like(boxes)
+    magnitude[:, :, 1] += 1
+    boxes = noise_boxes(boxes, sign * magnitude * box_noise_scale)
+    return DenoisingQueries(labels.flatten(1), boxes.flatten(1, 3), num_groups, box_index)
+
+
+def noise_boxes(boxes: Tensor, noise: Tensor) -> Tensor:
+    """
+    Move the corners of `boxes` (cxcywh) by `noise` (left, top, right, bottom; in half box sizes), within 0..1.
+
+    Corners may cross, and then the size is negative, as in the reference.
+    """
+    half_sizes = boxes[..., 2:] / 2
+    corners = cxcywh_to_xyxy(boxes) + noise * torch.cat([half_sizes, half_sizes], dim=-1)
+    return xyxy_to_cxcywh(corners.clamp(0, 1))

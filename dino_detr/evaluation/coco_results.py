@@ -1,0 +1,128 @@
+"""COCO result files: detections written as one, one scored against its annotations, and figures as a table."""
+
+from collections import Counter
+
+import numpy as np
+import torch
+
+from .coco_score import FIGURES, pack_detections, pack_objects, score
+
+
+def score_results(results: list[dict], annotations: dict) -> dict:
+    """COCO's figures for a result file.
+
+    Args:
+        results: what a COCO result file holds, `[{image_id, category_id, bbox [x, y, width, height] px, score}]`.
+        annotations: what the COCO annotation file holds, `{images, annotations, categories}`. `area` and `iscrowd` may
+            be missing: then the box's area, and no crowd. Annotations of images or categories that are not listed are
+            left out, as pycocotools does. Annotation ids are not used, so 0 and duplicates do no harm.
+
+    Returns:
+        What `CocoDetectionMetric.compute` returns; `per_class` has the categories' names, in the order of their ids.
+
+    Raises:
+        ValueError: a result names an image or a category that the annotations do not have, or is no such row.
+    """
+    images = {
+        image_id: index for index, image_id in enumerate(sorted({image["id"] for image in annotations["images"]}))
+    }
+    names = {c["id"]: c.get("name", c["id"]) for c in sorted(annotations["categories"], key=lambda c: c["id"])}
+    labels = {category_id: label for label, category_id in enumerate(names)}
+    for number, row in enumerate(results):
+        _check_row(row, number, images, labels)
+
+    objects = [o for o in annotations["annotations"] if o["image_id"] in images and o["category_id"] in labels]
+    packed_detections = pack_detections(
+        images=np.array([images[row["image_id"]] for row in results], dtype="i8"),
+        labels=np.array([labels[row["category_id"]] for row in results], dtype="i8"),
+        scores=np.array([row["score"] for row in results], dtype="f8"),
+        boxes=np.array([row["bbox"] for row in results], dtype="f8").reshape(-1, 4),
+    )
+    packed_objects = pack_objects(
+        images=[images[o["image_id"]] for o in objects],
+        labels=[labels[o["category_id"]] for o in objects],
+        boxes=np.array([o["bbox"] for o in objects], dtype="f8").reshape(-1, 4),
+        areas=[o.get("area", o["bbox"][2] * o["bbox"][3]) for o in objects],
+        crowds=[o.get("iscrowd", 0) for o in objects],
+    )
+    figures, per_class = score([packed_detections], [packed_objects], labels.values())
+    return {**figures, "per_class": dict(zip(distinct_names(names), per_class))}
+
+
+def to_coco_results(predictions: list[dict], category_ids: list) -> list[dict]:
+    """Detections as the rows of a COCO result file.
+
+    Args:
+        predictions: per image `{image_id, boxes [n, 4] xyxy px, scores [n], labels [n]}`, labels being class indices.
+        category_ids: the data set's own id of every class index.
+
+    Returns:
+        `[{image_id, category_id, bbox [x, y, width, height] px, score}]`, ready for JSON.
+
+    Raises:
+        ValueError: a label has no category id.
+    """
+    rows = []
+    for prediction in predictions:
+        image_id = plain_id(prediction["image_id"])
+        columns = (torch.as_tensor(prediction[name]).tolist() for name in ("boxes", "scores", "labels"))
+        for (x1, y1, x2, y2), row_score, label in zip(*columns, strict=True):
+            if not 0 <= label < len(category_ids):
+                raise ValueError(
+                    f"predictions of image {image_id!r}: label {label} is not one of the {len(category_ids)} classes; "
+                    "give every class index its id in category_ids"
+                )
+            # Coarser rounding would make equal scores and move boxes across IoU thresholds: a different AP.
+            bbox = [round(value, 4) for value in (x1, y1, x2 - x1, y2 - y1)]
+            rows.append(
+                {"image_id": image_id, "category_id": category_ids[label], "bbox": bbox, "score": round(row_score, 8)}
+            )
+    return rows
+
+
+def format_table(figures: dict) -> str:
+    """The figures of `score_results` or `CocoDetectionMetric.compute` as text; `-`: no object to find."""
+    headings = ("IoU .50:.95", "IoU .50", "IoU .75", "small", "medium", "large")
+    recall_headings = ("1 box", "10 boxes", "100 boxes", "small", "medium", "large")
+    lines = [
+        _line("", headings),
+        _line("Average precision", [_cell(figures[name]) for name in FIGURES[:6]]),
+        "",
+        _line("", recall_headings),
+        _line("Average recall", [_cell(figures[name]) for name in FIGURES[6:]]),
+    ]
+    if figures["per_class"]:
+        lines += ["", _line("Class", ("AP", "AP50"))]
+        lines += [_line(name, (_cell(c["AP"]), _cell(c["AP50"]))) for name, c in figures["per_class"].items()]
+    return "\n".join(lines)
+
+
+def distinct_names(names: dict) -> list:
+    """The names of `{id: name}`, with the id added to those that occur twice."""
+    count = Counter(names.values())
+    return [name if count[name] == 1 else f"{name} ({key})" for key, name in names.items()]
+
+
+def plain_id(image_id):
+    """An image id as Python's own int or str, also from a tensor or a numpy scalar."""
+    return image_id.item() if hasattr(image_id, "item") else image_id
+
+
+def _check_row(row: dict, number: int, images: dict, labels: dict) -> None:
+    missing = {"image_id", "category_id", "bbox", "score"} - row.keys()
+    if missing:
+        raise ValueError(f"results[{number}] has no {', '.join(sorted(missing))}; COCO results need it in every row")
+    for field, known in (("image_id", images), ("category_id", labels)):
+        if row[field] not in known:
+            raise ValueError(
+                f"results[{number}]: {field} {row[field]!r} is not in the annotations; "
+                "give the annotation file of the split that these results were made from"
+            )
+
+
+def _line(name, cells) -> str:
+    return (f"{str(name)[:24]:<24}" + "".join(f"{cell:>13}" for cell in cells)).rstrip()
+
+
+def _cell(value: float) -> str:
+    return "-" if value < 0 else f"{value:.3f}"

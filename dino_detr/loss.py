@@ -1,0 +1,108 @@
+"""Focal, L1 and generalized IoU losses of every layer, the encoder's head and the denoising queries, all at once."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from .boxes import cxcywh_to_xyxy, generalized_iou
+from .denoising import DenoisingQueries
+from .matching import Assignment, Targets, assign
+
+
+def detection_losses(logits: Tensor, boxes: Tensor, targets: Targets, matched: Assignment, config, num_boxes) -> dict:
+    """
+    Loss terms of `L` layers for a given assignment, unweighted (Deformable DETR; focal loss of arXiv 1708.02002).
+
+    Args:
+        logits: float32 `[L, B, Q, K]`.
+        boxes: float32 `[L, B, Q, 4]`, cxcywh.
+        num_boxes: the normaliser.
+
+    Returns:
+        `{"loss_class", "loss_bbox", "loss_giou"}`, each `[L]`.
+    """
+    layer = torch.arange(len(logits), device=logits.device)[:, None]
+    predicted, true = boxes[layer, matched.image, matched.query], targets.boxes[matched.target]  # [L, M, 4]
+    expected = torch.zeros_like(logits)
+    expected[layer, matched.image, matched.query, targets.labels[matched.target]] = 1.0
+
+    probability = logits.sigmoid()
+    cross_entropy = F.binary_cross_entropy_with_logits(logits, expected, reduction="none")
+    miss = probability * (1 - expected) + (1 - probability) * expected
+    alpha = config.focal_alpha * expected + (1 - config.focal_alpha) * (1 - expected)
+    focal = alpha * miss**config.focal_gamma * cross_entropy
+    giou = generalized_iou(cxcywh_to_xyxy(predicted), cxcywh_to_xyxy(true))
+    return {
+        "loss_class": focal.sum((1, 2, 3)) / num_boxes,
+        "loss_bbox": (predicted - true).abs().sum((1, 2)) / num_boxes,
+        "loss_giou": (1 - giou).sum(1) / num_boxes,
+    }
+
+
+def denoising_assignment(queries: DenoisingQueries, targets: Targets, num_layers: int) -> Assignment:
+    """Positive slots belong to the boxes they were made from; the same in every layer."""
+    box = queries.assigned_boxes()  # [B, P]
+    image, slot = torch.nonzero(box >= 0, as_tuple=True)
+    target = targets.offsets()[image] + box[image, slot]
+    return Assignment(image, slot.expand(num_layers, -1), target.expand(num_layers, -1))
+
+
+def normalisers(targets: Targets, denoising_queries: DenoisingQueries | None, across_processes: bool) -> Tensor:
+    """
+    How many boxes the batch has, and how many of them are denoised: float32 `[2]`, at least 1.
+
+    Across processes it is their mean, as gradients are averaged over processes too.
+    """
+    most = denoising_queries.half_group if denoising_queries is not None else 0
+    counts = [sum(targets.counts), sum(min(count, most) for count in targets.counts)]
+    counts = torch.tensor(counts, dtype=torch.float32).to(targets.boxes.device, non_blocking=True)
+    if across_processes and torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.all_reduce(counts)
+        counts = counts / torch.distributed.get_world_size()
+    return counts.clamp(min=1)
+
+
+def dino_loss(
+    logits: Tensor,
+    boxes: Tensor,
+    denoising_logits: Tensor | None,
+    denoising_boxes: Tensor | None,
+    denoising_queries: DenoisingQueries | None,
+    targets: Targets,
+    config,
+    num_boxes: Tensor,
+    num_denoised: Tensor,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """
+    The training loss (DINO, section 4.1).
+
+    Args:
+        logits: float32 `[L+1, B, Q, K]`: the decoder layers in order, then the encoder's head.
+        boxes: float32 `[L+1, B, Q, 4]`, cxcywh.
+        denoising_logits, denoising_boxes: `[L, B, P, K]`, `[L, B, P, 4]`, with `denoising_queries`; or None.
+        num_boxes, num_denoised: the normalisers, at least 1 (see `normalisers`).
+
+    Returns:
+        (the weighted sum, its terms unweighted: `loss_class`, `loss_bbox` and `loss_giou` of the last layer, with
+        `_0`, `_1`, ... of the layers before, with `_enc` of the encoder, with `_dn`, `_dn_0`, ... of denoising).
+    """
+    matched = assign(logits, boxes, targets, config)
+    suffixes = [f"_{layer}" for layer in range(len(logits) - 2)] + ["", "_enc"]
+    terms = _name_terms(detection_losses(logits, boxes, targets, matched, config, num_boxes), suffixes)
+    if denoising_queries is not None:
+        num_layers = len(denoising_logits)
+        matched = denoising_assignment(denoising_queries, targets, num_layers)
+        num_boxes = num_denoised * denoising_queries.num_groups
+        losses = detection_losses(denoising_logits, denoising_boxes, targets, matched, config, num_boxes)
+        terms |= _name_terms(losses, [f"_dn_{layer}" for layer in range(num_layers - 1)] + ["_dn"])
+    weights = {
+        "loss_class": config.class_loss_coefficient,
+        "loss_bbox": config.bbox_loss_coefficient,
+        "loss_giou": config.giou_loss_coefficient,
+    }
+    total = sum(weights["_".join(name.split("_")[:2])] * term for name, term in terms.items())
+    return total, terms
+
+
+def _name_terms(losses: dict[str, Tensor], suffixes: list[str]) -> dict[str, Tensor]:
+    return {name + suffix: term for name, layers in losses.items() for suffix, term in zip(suffixes, layers)}

@@ -1,0 +1,3 @@
+from .optimizer import build_optimizer
+
+__all__ = ["build_optimizer"]

@@ -1,0 +1,253 @@
+"""COCO's figures against pycocotools itself, run on JSON files."""
+
+import json
+import tracemalloc
+
+import numpy as np
+import pytest
+import torch
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from dino_detr.evaluation import CocoDetectionMetric, format_table, score_results, to_coco_results
+
+FIGURES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
+CATEGORY_IDS = [2, 3, 17, 90]
+
+
+def make_data(seed, num_images=30, objects=8, detections=40, categories=4, crowds=0.1, score_digits=None):
+    """A COCO annotation dict and results of a middling detector, on a grid of 1/8 pixel that float32 holds exactly.
+
+    The last of the categories has no objects, every fifth image has neither objects nor detections of them.
+    """
+    rng = np.random.default_rng(seed)
+    ids = CATEGORY_IDS[:categories]
+    images = [{"id": int(i), "width": 640, "height": 640} for i in rng.permutation(1000)[:num_images]]
+    annotations, results = [], []
+
+    def grid(box):
+        return [round(float(value) * 8) / 8 for value in box]
+
+    def detect(image, category, box):
+        score = float(np.float32(rng.uniform(0.001, 1)))
+        score = score if score_digits is None else round(score, score_digits)
+        results.append({"image_id": image["id"], "category_id": category, "bbox": grid(box), "score": score})
+
+    for number, image in enumerate(images):
+        here = []
+        for _ in range(rng.integers(1, 2 * objects) if number % 5 else 0):
+            box = grid([*rng.uniform(0, 400, 2), *np.exp(rng.uniform(1.5, 5.5, 2))])
+            category = int(rng.choice(ids[:-1]))
+            here.append((category, box))
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": image["id"],
+                    "category_id": category,
+                    "bbox": box,
+                    "area": box[2] * box[3] * float(rng.uniform(0.4, 1)),
+                    "iscrowd": int(rng.random() < crowds),
+                }
+            )
+        for _ in range(detections):
+            if here and rng.random() < 0.6:
+                category, box = here[rng.integers(len(here))]
+                moved = np.array(box) + rng.normal(0, 0.1, 4) * min(box[2:]) * rng.integers(0, 2)
+                detect(image, category, np.maximum(moved, 1))
+            else:
+                detect(image, int(rng.choice(ids)), [*rng.uniform(0, 400, 2), *np.exp(rng.uniform(1.5, 5.5, 2))])
+    names = [{"id": i, "name": f"class {i}"} for i in ids]
+    return {"images": images, "annotations": annotations, "categories": names[::-1]}, results
+
+
+def pycocotools_figures(annotations, results, folder):
+    (folder / "annotations.json").write_text(json.dumps(annotations))
+    (folder / "results.json").write_text(json.dumps(results))
+    truth = COCO(str(folder / "annotations.json"))
+    if results:
+        found = truth.loadRes(str(folder / "results.json"))
+    else:  # loadRes cannot read an empty list
+        found = COCO()
+        found.dataset = {**annotations, "annotations": []}
+        found.createIndex()
+    judge = COCOeval(truth, found, "bbox")
+    judge.evaluate()
+    judge.accumulate()
+    judge.summarize()
+    precision = judge.eval["precision"]  # thresholds, recall points, classes, areas, most detections
+
+    def mean(values):
+        return values[values > -1].mean() if (values > -1).any() else -1
+
+    names = {c["id"]: c["name"] for c in annotations["categories"]}
+    per_class = {
+        names[category_id]: {"AP": mean(precision[:, :, k, 0, 2]), "AP50": mean(precision[0, :, k, 0, 2])}
+        for k, category_id in enumerate(judge.params.catIds)
+    }
+    return {**dict(zip(FIGURES, judge.stats)), "per_class": per_class}
+
+
+def as_batch(annotations, results, images):
+    """The metric's own input: per image, corner boxes and class indices."""
+    index = {category_id: i for i, category_id in enumerate(sorted(c["id"] for c in annotations["categories"]))}
+
+    def rows(all_rows, image):
+        mine = [row for row in all_rows if row["image_id"] == image["id"]]
+        boxes = torch.tensor([row["bbox"] for row in mine]).reshape(-1, 4)
+        boxes[:, 2:] += boxes[:, :2]
+        labels = torch.tensor([index[row["category_id"]] for row in mine], dtype=torch.int64)
+        return mine, {"image_id": image["id"], "boxes": boxes, "labels": labels}
+
+    predictions, references = [], []
+    for image in images:
+        mine, entry = rows(results, image)
+        predictions.append({**entry, "scores": torch.tensor([row["score"] for row in mine])})
+        mine, entry = rows(annotations["annotations"], image)
+        references.append(
+            {**entry, "area": [a["area"] for a in mine], "iscrowd": np.array([a["iscrowd"] for a in mine])}
+        )
+    return predictions, references
+
+
+def metric_figures(annotations, results, batch_size=7):
+    names = [c["name"] for c in sorted(annotations["categories"], key=lambda c: c["id"])]
+    metric = CocoDetectionMetric(class_names=names)
+    for start in range(0, len(annotations["images"]), batch_size):
+        images = annotations["images"][start : start + batch_size]
+        predictions, references = as_batch(annotations, results, images)
+        metric.add_batch(predictions=predictions, references=references)
+    return metric.compute()
+
+
+def assert_equal(figures, expected):
+    assert list(figures) == [*FIGURES, "per_class"]
+    for name in FIGURES:
+        assert figures[name] == pytest.approx(expected[name], abs=1e-9), name
+    assert list(figures["per_class"]) == list(expected["per_class"])
+    for name, values in expected["per_class"].items():
+        assert figures["per_class"][name] == pytest.approx(values, abs=1e-9), name
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"crowds": 0.6},
+        {"objects": 150, "detections": 250, "num_images": 6, "categories": 2},  # above COCO's 100 of a class
+        {"score_digits": 1},  # hundreds of equal scores
+        {"detections": 0},
+        {"objects": 1},  # no object at all: every figure is -1
+        {"num_images": 1},  # an image without objects
+    ],
+    ids=["usual", "crowds", "more than 100", "equal scores", "no predictions", "few objects", "empty image"],
+)
+@pytest.mark.parametrize("seed", [0, 1])
+def test_figures_are_those_of_pycocotools(options, seed, tmp_path, capfd):
+    annotations, results = make_data(seed, **options)
+    expected = pycocotools_figures(annotations, results, tmp_path)
+    capfd.readouterr()
+    assert_equal(score_results(results, annotations), expected)
+    assert_equal(metric_figures(annotations, results), expected)
+    assert capfd.readouterr().out == ""
+
+
+def test_detections_survive_the_way_through_a_result_file(tmp_path):
+    annotations, results = make_data(seed=3)
+    predictions, _ = as_batch(annotations, results, annotations["images"])
+    rows = json.loads(json.dumps(to_coco_results(predictions, CATEGORY_IDS)))
+    assert_equal(score_results(rows, annotations), pycocotools_figures(annotations, results, tmp_path))
+    with pytest.raises(ValueError, match="label 3 is not one of the 3 classes"):
+        to_coco_results(predictions, CATEGORY_IDS[:3])
+
+
+def test_annotation_ids_area_and_iscrowd_do_not_matter_to_the_score(tmp_path):
+    annotations, results = make_data(seed=4, crowds=0)
+    for annotation in annotations["annotations"]:
+        annotation["area"] = annotation["bbox"][2] * annotation["bbox"][3]
+    expected = pycocotools_figures(annotations, results, tmp_path)
+    for annotation in annotations["annotations"]:
+        annotation["id"] = 0
+        del annotation["area"], annotation["iscrowd"]
+    assert_equal(score_results(results, annotations), expected)
+
+
+def test_metric_starts_afresh_after_compute():
+    annotations, results = make_data(seed=5)
+    predictions, references = as_batch(annotations, results, annotations["images"])
+    metric = CocoDetectionMetric()
+    first = metric.compute(predictions=predictions, references=references)
+    assert len(metric) == 0
+    for prediction, reference in zip(predictions, references):
+        metric.add(prediction=prediction, reference=reference)
+    assert metric.compute() == first
+    assert list(first["per_class"]) == [0, 1, 2, 3]
+    with pytest.raises(ValueError, match="no image to score"):
+        metric.compute()
+
+
+def one_image(image_id=7, labels=(0,), scores=(0.5,)):
+    boxes = [[0.0, 0.0, 10.0, 10.0]] * len(labels)
+    prediction = {"image_id": image_id, "boxes": boxes, "scores": scores, "labels": labels}
+    reference = {"image_id": image_id, "boxes": boxes, "labels": [0] * len(labels), "area": [100] * len(labels)}
+    return [prediction], [{**reference, "iscrowd": [0] * len(labels)}]
+
+
+def test_bad_batches_are_named_and_not_taken_in():
+    metric = CocoDetectionMetric(category_ids=[5, 9])
+    predictions, references = one_image()
+    metric.add_batch(predictions=predictions, references=references)
+    other_predictions, other_references = one_image(image_id=8)
+    bad = {
+        "image 7 was added": (predictions, references),
+        "image 8 comes twice": (other_predictions * 2, other_references),
+        "image 8 is not among the references": (other_predictions, one_image(9)[1]),
+        "predictions of image 8: labels has 2 to 2, but there are 2 classes": one_image(8, labels=[2]),
+        "predictions of image 8: scores has NaN": one_image(8, scores=[float("nan")]),
+        "predictions of image 8: .* differ in length": one_image(8, scores=[0.5, 0.5]),
+        "references of image 8: the field 'area' is missing": (
+            other_predictions,
+            [{"image_id": 8, "boxes": [], "labels": []}],
+        ),
+    }
+    for message, (bad_predictions, bad_references) in bad.items():
+        with pytest.raises(ValueError, match=message):
+            metric.add_batch(predictions=bad_predictions, references=bad_references)
+    figures = metric.compute()
+    assert figures["AP"] == pytest.approx(1)
+    assert figures["per_class"] == {5: {"AP": pytest.approx(1), "AP50": pytest.approx(1)}, 9: {"AP": -1, "AP50": -1}}
+
+
+def test_results_of_another_data_set_are_refused():
+    annotations, results = make_data(seed=6)
+    with pytest.raises(ValueError, match=r"results\[1\]: image_id 12345 is not in the annotations"):
+        score_results([results[0], {**results[1], "image_id": 12345}], annotations)
+    with pytest.raises(ValueError, match=r"results\[0\]: category_id 4 is not in the annotations"):
+        score_results([{**results[0], "category_id": 4}], annotations)
+
+
+def test_memory_stays_below_10_kb_an_image():
+    rng = np.random.default_rng(0)
+    metric = CocoDetectionMetric()
+    num_images = 200
+    tracemalloc.start()
+    for image_id in range(num_images):
+        boxes = rng.uniform(0, 300, (300, 4)).cumsum(axis=1)
+        labels = rng.integers(0, 80, 300)
+        few = {"image_id": image_id, "boxes": boxes[:7], "labels": labels[:7], "area": [50.0] * 7, "iscrowd": [0] * 7}
+        prediction = {"image_id": image_id, "boxes": boxes, "labels": labels, "scores": rng.random(300)}
+        metric.add_batch(predictions=[prediction], references=[few])
+    metric.compute()
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak / num_images < 10_000
+
+
+def test_table_shows_every_figure_and_class():
+    annotations, results = make_data(seed=7)
+    figures = score_results(results, annotations)
+    table = format_table(figures)
+    for value in [figures[name] for name in FIGURES] + [
+        c["AP50"] for c in figures["per_class"].values() if c["AP50"] >= 0
+    ]:
+        assert f"{value:.3f}" in table
+    assert table.splitlines()[-1].split() == ["class", "90", "-", "-"]
