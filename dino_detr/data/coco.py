@@ -8,8 +8,8 @@ import json
 from pathlib import Path
 
 from datasets import Dataset
+from PIL import Image
 
-from .images import upright_size
 from .rows import detection_features
 
 
@@ -67,7 +67,7 @@ def load_coco_folder(folder: str, split: str) -> Dataset:
     sizes = {
         image_id: (image["width"], image["height"])
         if image.get("width") and image.get("height")
-        else upright_size(paths[image_id])
+        else _upright_size(paths[image_id])
         for image_id, image in images.items()
     }
     columns = {
@@ -121,3 +121,11 @@ def _require(entry: dict, fields: tuple[str, ...], where: str) -> None:
     for field in fields:
         if field not in entry:
             raise ValueError(f"{where} has no {field!r}.")
+
+
+def _upright_size(path: str) -> tuple[int, int]:
+    """Width and height in pixels of an image turned as its EXIF orientation says, without decoding its pixels."""
+    with Image.open(path) as image:
+        width, height = image.size
+        turned_sideways = image.getexif().get(0x0112, 1) >= 5  # EXIF orientations 5 to 8
+    return (height, width) if turned_sideways else (width, height)

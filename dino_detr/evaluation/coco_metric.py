@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from .coco_results import distinct_names, plain_id
-from .coco_score import pack_detections, pack_objects, score
+from .coco_score import MOST_CLASSES, pack_detections, pack_objects, score
 
 _DESCRIPTION = """\
 Average precision and recall of detected boxes, as COCO defines them and pycocotools computes them.
@@ -150,15 +150,16 @@ class CocoDetectionMetric(evaluate.Metric):
 
     def _columns(self, entries: list[dict], side: str, numbers: dict, extra: tuple[str, ...]) -> list[np.ndarray]:
         """The images' lists end to end: image number, label, box as x y width height, then the `extra` fields."""
+        num_classes = MOST_CLASSES if self._class_keys is None else len(self._class_keys)
         parts = []
         for entry in entries:
             image_id = plain_id(entry["image_id"])
             where = f"{side} of image {image_id!r}"
             labels, boxes, *others = (_array(entry, field, where) for field in ("labels", "boxes", *extra))
-            if self._class_keys is not None and ((labels < 0) | (labels >= len(self._class_keys))).any():
+            if ((labels < 0) | (labels >= num_classes)).any():
                 raise ValueError(
-                    f"{where}: labels has {labels.min():.0f} to {labels.max():.0f}, but there are "
-                    f"{len(self._class_keys)} classes; give class indices from 0, not category ids"
+                    f"{where}: labels go from {labels.min():.0f} to {labels.max():.0f}, with {num_classes} classes; "
+                    "give class indices from 0, not category ids"
                 )
             boxes = boxes.reshape(-1, 4)
             sizes = {len(column) for column in (labels, boxes, *others)}

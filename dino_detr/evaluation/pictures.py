@@ -26,12 +26,13 @@ def draw_detections(image: Image.Image, detections: dict, names: dict[int, str])
     size = max(12, round(0.024 * math.sqrt(picture.width * picture.height)))
     font = ImageFont.load_default(size)
 
-    columns = (torch.as_tensor(detections[key]).tolist() for key in ("scores", "labels", "boxes"))
-    worst_first = sorted(zip(*columns), key=lambda detection: detection[0])
+    found = (torch.as_tensor(detections[key]).tolist() for key in ("scores", "labels", "boxes"))
+    worst_first = sorted(zip(*found), key=lambda detection: detection[0])
     for _, label, (x1, y1, x2, y2) in worst_first:
         # A box may end at the picture's width and height, one beyond its last pixel.
-        corner = min(x2 * scale, picture.width - 1), min(y2 * scale, picture.height - 1)
-        draw.rectangle(((x1 * scale, y1 * scale), corner), outline=_color(label), width=max(2, size // 7))
+        columns = [min(x * scale, picture.width - 1) for x in (x1, x2)]
+        rows = [min(y * scale, picture.height - 1) for y in (y1, y2)]
+        draw.rectangle(list(zip(columns, rows)), outline=_color(label), width=max(2, size // 7))
     for score, label, (x, y, _, _) in worst_first:  # after the boxes, so that no line crosses a label
         _draw_label(draw, str(names.get(label, label)), f" {score:.2f}", (x * scale, y * scale), font, _color(label))
     return picture

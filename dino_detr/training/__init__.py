@@ -1,3 +1,7 @@
-from .optimizer import build_optimizer
+"""From a recipe to a run folder."""
 
-__all__ = ["build_optimizer"]
+from .optimizer import build_optimizer
+from .options import DinoDetrTrainingArguments, parse_options
+from .run import train
+
+__all__ = ["DinoDetrTrainingArguments", "build_optimizer", "parse_options", "train"]

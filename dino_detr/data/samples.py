@@ -1,0 +1,106 @@
+"""Rows become augmented training samples, and samples become batches."""
+
+import torch
+from datasets import Dataset
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+
+from ..image_processing_dino_detr import upright_rgb
+
+_SMALLEST_SIDE = 1e-5  # pixels; the reference drops smaller boxes
+
+
+class TrainingSamples(torch.utils.data.Dataset):
+    """
+    Augmented samples of a data set, each determined by (seed, epoch, index) alone, whichever worker makes it.
+
+    A sample is `{"image": uint8 [3, h, w] RGB, "annotation": {"image_id", "annotations": [{"bbox" xywh pixels,
+    "category_id" class index, "area" square pixels, "iscrowd" 0}]}}`, as the processor takes it. Crowds are left out,
+    boxes clipped to the image, empty ones dropped.
+
+    Args:
+        rows: of `load_detection_dataset`.
+        augmentation: of `build_augmentation`.
+        seed: of the run.
+    """
+
+    def __init__(self, rows: Dataset, augmentation: v2.Transform, seed: int):
+        self.rows, self.augmentation, self.seed, self.epoch = rows, augmentation, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by accelerate's data loader before each epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> dict:
+        row = self.rows[index]
+        image = tv_tensors.Image(v2.functional.pil_to_tensor(upright_rgb(row["image"])))
+        objects = row["objects"]
+        size = tuple(image.shape[-2:])
+        boxes = tv_tensors.BoundingBoxes(
+            torch.tensor(objects["bbox"], dtype=torch.float32).reshape(-1, 4), format="XYWH", canvas_size=size
+        )
+        boxes = v2.functional.convert_bounding_box_format(boxes, new_format="XYXY")
+        boxes = v2.functional.clamp_bounding_boxes(boxes, clamping_mode="hard")
+        kept = [i for i in _nonempty(boxes) if not objects["iscrowd"][i]]
+        before = tv_tensors.wrap(boxes[kept], like=boxes)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(hash((self.seed, self.epoch, index)) % 2**63)
+            image, after = self.augmentation(image, before)
+        after = v2.functional.clamp_bounding_boxes(after, clamping_mode="hard")
+
+        # COCO's area is of the object's outline: it keeps its share of the box
+        share = torch.tensor([objects["area"][i] for i in kept], dtype=torch.float32) / _areas(before)
+        areas = (share * _areas(after)).tolist()
+        corners = after.tolist()
+        annotations = []
+        for position in _nonempty(after):
+            x1, y1, x2, y2 = corners[position]
+            annotations.append(
+                {
+                    "bbox": [x1, y1, x2 - x1, y2 - y1],
+                    "category_id": objects["category"][kept[position]],
+                    "area": areas[position],
+                    "iscrowd": 0,
+                }
+            )
+        return {
+            "image": image.as_subclass(torch.Tensor),
+            "annotation": {"image_id": row["image_id"], "annotations": annotations},
+        }
+
+
+def drop_images_without_boxes(rows: Dataset) -> Dataset:
+    """Without the rows that have nothing to learn from: no box with an extent that is not a crowd's."""
+    objects = rows.select_columns(["objects"])
+    return rows.select(
+        [
+            index
+            for index, row in enumerate(objects)
+            if any(
+                width > _SMALLEST_SIDE and height > _SMALLEST_SIDE and not crowd
+                for (_, _, width, height), crowd in zip(row["objects"]["bbox"], row["objects"]["iscrowd"])
+            )
+        ]
+    )
+
+
+def collate(samples: list[dict], processor) -> dict:
+    """A batch for the model: `pixel_values`, `pixel_mask`, `labels`."""
+    return processor(
+        images=[sample["image"] for sample in samples],
+        annotations=[sample["annotation"] for sample in samples],
+        do_resize=False,
+        return_tensors="pt",
+    )
+
+
+def _areas(boxes: torch.Tensor) -> torch.Tensor:
+    return (boxes[:, 2:] - boxes[:, :2]).prod(1).as_subclass(torch.Tensor)
+
+
+def _nonempty(boxes: torch.Tensor) -> list[int]:
+    """Positions of the boxes that have an extent."""
+    return ((boxes[:, 2:] - boxes[:, :2]) > _SMALLEST_SIDE).all(1).nonzero().flatten().tolist()

@@ -1,0 +1,87 @@
+"""A model's detections on the rows of a data set."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+import torch
+from datasets import Dataset
+from torch.utils.data import DataLoader
+
+from ..image_processing_dino_detr import select_detections
+
+
+@torch.no_grad()
+def detect(
+    model, processor, rows: Dataset, indices: Iterable[int], batch_size: int = 8, num_workers: int = 0, top_k: int = 300
+) -> Iterator[dict]:
+    """
+    The best detections on each of the rows named by `indices`, in no particular order.
+
+    Batches hold images of one size, so nothing is padded and an image's result does not depend on its neighbours. Only
+    the `top_k` detections leave the device.
+
+    Yields:
+        `{"image_id", "scores" [n], "labels" [n], "boxes" [n, 4]}`, numpy float32 (labels int16), best first; boxes are
+        xyxy pixels of the image, clipped to it; n is the same for all images.
+    """
+    indices = list(indices)
+    sizes = rows.select_columns(["width", "height"])[:] if indices else {}
+    by_size = defaultdict(list)
+    for index in indices:
+        by_size[sizes["width"][index], sizes["height"][index]].append(index)
+    batches = [
+        same_size[start : start + batch_size]
+        for same_size in by_size.values()
+        for start in range(0, len(same_size), batch_size)
+    ]
+    loader = DataLoader(
+        rows.select_columns(["image", "image_id"]),
+        batch_sampler=batches,
+        num_workers=num_workers,
+        collate_fn=lambda samples: _process(samples, processor),
+    )
+    for image_ids, image_sizes, groups in loader:
+        for positions, pixel_values in groups:
+            outputs = model(pixel_values.to(model.device))
+            target_sizes = [image_sizes[position] for position in positions]
+            kept = select_detections(outputs.logits, outputs.pred_boxes, target_sizes, top_k)
+            scores, labels, boxes = (tensor.cpu().numpy() for tensor in kept)
+            for row, position in enumerate(positions):
+                yield {
+                    "image_id": image_ids[position],
+                    "scores": scores[row],
+                    "labels": labels[row].astype(np.int16),
+                    "boxes": boxes[row],
+                }
+
+
+def _process(samples: list[dict], processor) -> tuple[list, list, list]:
+    """Images of one processed size together; the annotation file's sizes, by which they came, may be wrong."""
+    images = [processor.process_image(sample["image"], do_convert_rgb=True) for sample in samples]
+    by_size = defaultdict(list)
+    for position, image in enumerate(images):
+        by_size[image.shape].append(position)
+    groups = [
+        (positions, processor([images[position] for position in positions], return_tensors="pt")["pixel_values"])
+        for positions in by_size.values()
+    ]
+    return [sample["image_id"] for sample in samples], [tuple(image.shape[-2:]) for image in images], groups
+
+
+def references(rows: Dataset) -> list[dict]:
+    """The truth of the rows as `CocoDetectionMetric` takes it."""
+    result = []
+    for row in rows.select_columns(["image_id", "objects"]):
+        boxes = np.asarray(row["objects"]["bbox"], dtype=np.float64).reshape(-1, 4)
+        boxes[:, 2:] += boxes[:, :2]
+        result.append(
+            {
+                "image_id": row["image_id"],
+                "boxes": boxes,
+                "labels": row["objects"]["category"],
+                "area": row["objects"]["area"],
+                "iscrowd": row["objects"]["iscrowd"],
+            }
+        )
+    return result

@@ -1,0 +1,197 @@
+"""Images and COCO annotations become tensors; the model's outputs become boxes in pixels."""
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+from transformers.image_processing_backends import TorchvisionBackend
+from transformers.image_processing_utils import BatchFeature
+from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, PILImageResampling
+from transformers.utils import TensorType
+
+from .boxes import cxcywh_to_xyxy, xyxy_to_cxcywh
+
+
+class DinoDetrImageProcessor(TorchvisionBackend):
+    r"""
+    The processor of `DinoDetrForObjectDetection`.
+
+    Images (PIL, numpy, tensors, paths, or lists of them) are turned upright, made RGB, resized so that the shortest
+    edge has `size["shortest_edge"]` pixels unless the longest would exceed `size["longest_edge"]`, normalised, and
+    padded with zeros at the right and bottom to the largest of the batch.
+
+    ```python
+    inputs = processor(images, annotations=[{"image_id": 1, "annotations": [...]}], return_tensors="pt")
+    ```
+
+    Annotations are COCO's, one dict an image: `image_id` and `annotations`, a list of dicts with `bbox` (x, y, w, h in
+    pixels of the upright image), `category_id` (the class index, 0..K-1) and optionally `area` and `iscrowd`. Crowds are
+    dropped, boxes clipped to the image, empty ones dropped.
+
+    Returns a `BatchFeature` with `pixel_values` float32 `[B, 3, H, W]`, `pixel_mask` int64 `[B, H, W]` (1 = image) and,
+    with annotations, `labels`: for each image `class_labels` int64 `[n]`, `boxes` float32 `[n, 4]` (cxcywh in 0..1 of
+    the unpadded image), `area` float32 `[n]` (pixels of the resized image), `iscrowd` int64 `[n]`, `image_id` int64
+    `[1]`, `size` and `orig_size` int64 `[2]` (height, width after and before resizing).
+    """
+
+    resample = PILImageResampling.BILINEAR
+    image_mean = IMAGENET_DEFAULT_MEAN
+    image_std = IMAGENET_DEFAULT_STD
+    size = {"shortest_edge": 800, "longest_edge": 1333}
+    default_to_square = False
+    do_resize = True
+    do_rescale = True
+    do_normalize = True
+    do_pad = True
+    do_convert_rgb = True
+    model_input_names = ["pixel_values", "pixel_mask"]
+
+    def process_image(self, image, **kwargs) -> Tensor:
+        """As transformers', after making PIL images upright RGB."""
+        if isinstance(image, Image.Image):
+            image = upright_rgb(image)
+        return super().process_image(image, **kwargs)
+
+    def preprocess(self, images, annotations: dict | list[dict] | None = None, **kwargs) -> BatchFeature:
+        """See the class; `annotations` is one dict for one image or a list of them."""
+        return super().preprocess(images, annotations, **kwargs)
+
+    def _preprocess(
+        self,
+        images: list[Tensor],
+        annotations: dict | list[dict] | None,
+        do_resize: bool,
+        size,
+        resample,
+        do_rescale: bool,
+        rescale_factor: float,
+        do_normalize: bool,
+        image_mean,
+        image_std,
+        do_pad: bool,
+        pad_size,
+        return_tensors: str | TensorType | None,
+        **kwargs,
+    ) -> BatchFeature:
+        if isinstance(annotations, dict):
+            annotations = [annotations]
+        if annotations is not None and len(annotations) != len(images):
+            raise ValueError(f"annotations describes {len(annotations)} images, but {len(images)} were given")
+        processed = [self.resize(image, size=size, resample=resample) if do_resize else image for image in images]
+        labels = None
+        if annotations is not None:
+            labels = [
+                _encode_annotation(annotation, image.shape[-2:], resized.shape[-2:])
+                for annotation, image, resized in zip(annotations, images, processed)
+            ]
+        processed = [
+            self.rescale_and_normalize(image, do_rescale, rescale_factor, do_normalize, image_mean, image_std)
+            for image in processed
+        ]
+        data = {}
+        if do_pad:
+            processed, masks = self.pad(processed, pad_size=pad_size, return_mask=True)
+            data["pixel_mask"] = torch.stack(masks)
+        data["pixel_values"] = torch.stack(processed) if len({image.shape for image in processed}) == 1 else processed
+        features = BatchFeature(data, tensor_type=return_tensors)
+        if labels is not None:
+            features["labels"] = [BatchFeature(label, tensor_type=return_tensors) for label in labels]
+        return features
+
+    def post_process_object_detection(
+        self,
+        outputs,
+        threshold: float = 0.5,
+        target_sizes: Tensor | list[tuple[int, int]] | None = None,
+        top_k: int = 300,
+    ) -> list[dict[str, Tensor]]:
+        """
+        The model's best detections, as the reference takes them: over queries x classes, without suppression.
+
+        Args:
+            outputs: of `DinoDetrForObjectDetection`.
+            threshold: only scores above it, 0..1.
+            target_sizes: (height, width) of each image in pixels; None leaves boxes in 0..1.
+            top_k: at most this many an image.
+
+        Returns:
+            For each image `{"scores" [n], "labels" [n], "boxes" [n, 4]}`, best first; boxes are xyxy, clipped to the
+            image, and empty ones are removed.
+
+        Raises:
+            ValueError: if `target_sizes` is not one size an image.
+        """
+        detections = select_detections(outputs.logits, outputs.pred_boxes, target_sizes, top_k)
+        results = []
+        for scores, labels, boxes in zip(*detections):
+            keep = (scores > threshold) & (boxes[:, 2:] > boxes[:, :2]).all(1)
+            results.append({"scores": scores[keep], "labels": labels[keep], "boxes": boxes[keep]})
+        return results
+
+
+def upright_rgb(image: Image.Image) -> Image.Image:
+    """
+    Turn an image as its EXIF orientation says and make it 8-bit RGB, the same way for training and prediction.
+
+    Grey, palette, CMYK and RGBA images are converted as Pillow does (transparency is dropped). Of 16-bit grey the upper
+    byte is kept, where Pillow would clip everything above 255 to white.
+    """
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I;16"):
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    return image.convert("RGB")
+
+
+def select_detections(
+    logits: Tensor, pred_boxes: Tensor, target_sizes: Tensor | list[tuple[int, int]] | None, top_k: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """
+    The best `n = min(top_k, Q * K)` of each image: scores `[B, n]`, class indices `[B, n]`, boxes `[B, n, 4]`.
+
+    Boxes are xyxy, clipped to the image; in pixels with `target_sizes` (height, width), else in 0..1. Some may be empty.
+    """
+    scores, indices = logits.float().sigmoid().flatten(1).topk(min(top_k, logits[0].numel()), dim=1)
+    queries = indices // logits.shape[2]
+    boxes = cxcywh_to_xyxy(pred_boxes.float()).gather(1, queries[..., None].expand(-1, -1, 4)).clamp(0, 1)
+    if target_sizes is not None:
+        sizes = torch.as_tensor(target_sizes, device=boxes.device, dtype=boxes.dtype)
+        if sizes.shape != (len(boxes), 2):
+            raise ValueError(
+                f"target_sizes must be {len(boxes)} pairs of (height, width), one for each image, "
+                f"not of shape {list(sizes.shape)}"
+            )
+        boxes = boxes * sizes.flip(1).repeat(1, 2)[:, None]
+    return scores, indices % logits.shape[2], boxes
+
+
+def _encode_annotation(annotation: dict, original: tuple[int, int], resized: tuple[int, int]) -> dict[str, Tensor]:
+    """One image's COCO annotation as the model wants it."""
+    for field in ("image_id", "annotations"):
+        if field not in annotation:
+            raise ValueError(f"annotations: an entry has no {field!r}; it has {sorted(annotation)}")
+    image_id = annotation["image_id"]
+    objects = [item for item in annotation["annotations"] if not item.get("iscrowd", 0)]
+    for item in objects:
+        missing = {"bbox", "category_id"} - set(item)
+        if missing:
+            raise ValueError(f"annotations: an object of image {image_id} has no {sorted(missing)[0]!r}")
+    height, width = original
+    boxes = torch.tensor([item["bbox"] for item in objects], dtype=torch.float32).reshape(-1, 4)
+    extent = torch.tensor([width, height], dtype=torch.float32)
+    corners = torch.cat([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], dim=1)
+    corners = torch.minimum(corners.clamp(min=0), extent.repeat(2)) / extent.repeat(2)
+    keep = (corners[:, 2:] > corners[:, :2]).all(1)
+    area = torch.tensor([item.get("area", item["bbox"][2] * item["bbox"][3]) for item in objects], dtype=torch.float32)
+    scale = resized[0] * resized[1] / (height * width)
+    return {
+        "class_labels": torch.tensor([item["category_id"] for item in objects], dtype=torch.int64)[keep],
+        "boxes": xyxy_to_cxcywh(corners[keep]),
+        "area": area[keep] * scale,
+        "iscrowd": torch.zeros(int(keep.sum()), dtype=torch.int64),
+        "image_id": torch.tensor([image_id], dtype=torch.int64),
+        "size": torch.tensor(resized, dtype=torch.int64),
+        "orig_size": torch.tensor(original, dtype=torch.int64),
+    }
+
+
+__all__ = ["DinoDetrImageProcessor"]

@@ -1,0 +1,121 @@
+"""A recipe file and the command line become one checked set of options."""
+
+import difflib
+import json
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+
+import yaml
+from transformers import HfArgumentParser, TrainingArguments
+
+COCO_SIZES = [480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800]
+
+
+@dataclass
+class DinoDetrTrainingArguments(TrainingArguments):
+    """
+    The options of a run: those of transformers' `TrainingArguments` and the following. The defaults are the
+    reference's.
+    """
+
+    model: str | None = field(default=None, metadata={"help": "Checkpoint folder or Hub id of a detector to train on."})
+    backbone: str | None = field(
+        default=None, metadata={"help": "Pretrained backbone of a new detector: Hub id, folder or timm:<name>."}
+    )
+    patch_size: int = field(default=16, metadata={"help": "Patch side to which the backbone is resampled."})
+    freeze_backbone: bool = field(default=True, metadata={"help": "Leave the backbone as it is."})
+    model_config: dict | str | None = field(
+        default=None,
+        metadata={
+            "help": "Further fields of DinoDetrConfig, as a mapping (on the command line: JSON). With backbone_config "
+            "and no backbone, the backbone starts from random weights."
+        },
+    )
+    num_queries: int | None = field(default=None, metadata={"help": "Object queries of a new detector."})
+    num_denoising: int | None = field(default=None, metadata={"help": "Denoising budget of a new detector."})
+    dataset: str | None = field(default=None, metadata={"help": "COCO folder or `digits`."})
+    train_split: str = field(default="train", metadata={"help": "Split to train on."})
+    eval_split: str = field(default="val", metadata={"help": "Split to evaluate on."})
+    total_batch_size: int = field(
+        default=16, metadata={"help": "Images a step, over all processes and accumulation."}
+    )
+    image_sizes: list[int] = field(
+        default_factory=lambda: list(COCO_SIZES),
+        metadata={"help": "Shortest edges drawn in training; the largest is used in evaluation."},
+    )
+    max_image_size: int = field(default=1333, metadata={"help": "Longest edge."})
+    augmentation: str = field(default="reference", metadata={"help": "`reference` or `none`."})
+    backbone_lr_factor: float = field(default=0.1, metadata={"help": "Learning rate of backbone and pyramid, relative."})
+    lr_decay_steps: list[float] = field(
+        default_factory=list,
+        metadata={
+            "help": "Steps at which the learning rate drops to a tenth, instead of lr_scheduler_type; values below 1 "
+            "are fractions of the run."
+        },
+    )
+
+    # transformers' own options, with the reference's values or what detection needs
+    output_dir: str | None = field(default=None, metadata={"help": "The run folder; runs/<recipe> by default."})
+    learning_rate: float = field(default=1e-4, metadata={"help": "AdamW's learning rate."})
+    weight_decay: float = field(default=1e-4, metadata={"help": "AdamW's weight decay; norms have none."})
+    max_grad_norm: float = field(default=0.1, metadata={"help": "Gradients are clipped to this norm."})
+    lr_scheduler_type: str = field(default="constant_with_warmup", metadata={"help": "Schedule without lr_decay_steps."})
+    metric_for_best_model: str | None = field(default="AP", metadata={"help": "Figure by which the best is kept."})
+    load_best_model_at_end: bool = field(default=True, metadata={"help": "Finish with the best weights."})
+    remove_unused_columns: bool | None = field(default=False, metadata={"help": "Must be false: images are a column."})
+    logging_steps: float = field(default=20, metadata={"help": "Steps between log lines."})
+    report_to: None | str | list[str] = field(default="none", metadata={"help": "Trackers to report to."})
+    logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Hide losses that are not finite."})
+
+    def __post_init__(self):
+        if isinstance(self.model_config, str):
+            self.model_config = json.loads(self.model_config)
+        super().__post_init__()
+        if self.model is None and self.backbone is None and "backbone_config" not in (self.model_config or {}):
+            raise ValueError("say what to train: model, backbone, or model_config with a backbone_config")
+        if self.model is not None and self.backbone is not None:
+            raise ValueError("model and backbone are both given, but a checkpoint brings its own backbone")
+        if self.dataset is None:
+            raise ValueError("say what to train on: dataset")
+        if self.remove_unused_columns:
+            raise ValueError("remove_unused_columns must be false: the columns are what samples are made of")
+        if self.n_gpu > 1:
+            self._n_gpu = 1  # nn.DataParallel cannot split labels
+            print(f"Training on one GPU; `accelerate launch train.py ...` uses all {self.device_count()}.")
+        per_step = self.world_size * self.gradient_accumulation_steps
+        if self.total_batch_size % per_step:
+            raise ValueError(
+                f"total_batch_size={self.total_batch_size} does not divide into {self.world_size} processes x "
+                f"{self.gradient_accumulation_steps} accumulated steps"
+            )
+        self.per_device_train_batch_size = self.total_batch_size // per_step
+
+
+def parse_options(arguments: list[str]) -> DinoDetrTrainingArguments:
+    """
+    Options of `RECIPE [--option value ...]`; the command line wins.
+
+    Raises:
+        ValueError: for an option that does not exist, naming it and the nearest that does.
+        FileNotFoundError: if there is no such recipe.
+    """
+    recipe, *rest = arguments
+    path = Path(recipe)
+    if not path.is_file():
+        raise FileNotFoundError(f"no recipe {recipe}")
+    values = yaml.safe_load(path.read_text()) or {}
+    if not isinstance(values, dict):
+        raise ValueError(f"{recipe}: a recipe is a mapping of options to values")
+    known = {f.name for f in fields(DinoDetrTrainingArguments) if f.init}
+    on_command_line = {part[2:].split("=")[0].replace("-", "_") for part in rest if part.startswith("--")}
+    for place, names in ((recipe, values), ("command line", {name.removeprefix("no_") for name in on_command_line})):
+        for name in names:
+            if name == "per_device_train_batch_size":
+                raise ValueError(f"{place}: set total_batch_size; {name} follows from it")
+            if name not in known:
+                near = difflib.get_close_matches(name, known, n=1)
+                raise ValueError(f"{place}: unknown option {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+    parser = HfArgumentParser(DinoDetrTrainingArguments, prog="dino-detr train", allow_abbrev=False)
+    parser.set_defaults(**{"output_dir": f"runs/{path.stem}", **values})
+    (options,) = parser.parse_args_into_dataclasses(args=rest, look_for_args_file=False)
+    return options

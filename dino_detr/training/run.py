@@ -1,0 +1,99 @@
+"""A training run from options to run folder."""
+
+import json
+from pathlib import Path
+
+from transformers import set_seed
+from transformers.trainer_utils import get_last_checkpoint
+
+from ..configuration_dino_detr import DinoDetrConfig
+from ..data import category_ids, class_names, load_detection_dataset
+from ..data.augmentation import build_augmentation
+from ..data.samples import TrainingSamples, drop_images_without_boxes
+from ..hub.cards import write_card
+from ..image_processing_dino_detr import DinoDetrImageProcessor
+from ..modeling_dino_detr import DinoDetrForObjectDetection
+from .options import DinoDetrTrainingArguments
+from .run_folder import RunFolder, draw_sample_detections
+from .trainer import DetectionTrainer
+
+
+def train(options: DinoDetrTrainingArguments) -> dict[str, float]:
+    """
+    Train, evaluate, and leave the best weights and everything about the run in `options.output_dir`.
+
+    Returns:
+        The figures of the best weights on the evaluation split.
+
+    Raises:
+        FileExistsError: if the folder holds a run and `resume_from_checkpoint` was not given.
+    """
+    resume = _checkpoint_to_resume(options)
+    set_seed(options.seed)
+    train_rows = drop_images_without_boxes(load_detection_dataset(options.dataset, options.train_split))
+    eval_rows = load_detection_dataset(options.dataset, options.eval_split)
+    if class_names(train_rows) != class_names(eval_rows):
+        raise ValueError(
+            f"{options.dataset}: the classes of {options.train_split} {class_names(train_rows)} are not those of "
+            f"{options.eval_split} {class_names(eval_rows)}"
+        )
+    model = build_model(options, class_names(train_rows), category_ids(train_rows))
+    processor = DinoDetrImageProcessor(
+        size={"shortest_edge": max(options.image_sizes), "longest_edge": options.max_image_size}
+    )
+    augmentation = build_augmentation(options.augmentation, options.image_sizes, options.max_image_size)
+    trainer = DetectionTrainer(
+        model=model,
+        args=options,
+        processor=processor,
+        train_dataset=TrainingSamples(train_rows, augmentation, options.seed),
+        eval_dataset=eval_rows,
+        callbacks=[RunFolder(options)],
+    )
+    trainer.train(resume_from_checkpoint=resume)
+    figures = trainer.evaluate()
+    if trainer.is_world_process_zero():
+        folder = Path(options.output_dir)
+        model.save_pretrained(folder)
+        processor.save_pretrained(folder)
+        draw_sample_detections(model, processor, eval_rows, folder)
+        write_card(folder)
+    trainer.accelerator.wait_for_everyone()
+    return figures
+
+
+def build_model(options: DinoDetrTrainingArguments, names: list[str], ids: list[int]) -> DinoDetrForObjectDetection:
+    """The detector the options ask for, with the data set's classes."""
+    arguments = dict(options.model_config or {})
+    for name in ("num_queries", "num_denoising"):
+        if getattr(options, name) is not None:
+            arguments[name] = getattr(options, name)
+    arguments |= {"id2label": dict(enumerate(names)), "category_ids": ids, "freeze_backbone": options.freeze_backbone}
+    if options.model is not None:
+        config = DinoDetrConfig.from_pretrained(options.model)
+        arguments["label2id"] = {name: index for index, name in enumerate(names)}
+        for name, value in arguments.items():
+            setattr(config, name, value)
+        return DinoDetrForObjectDetection.from_pretrained(options.model, config=config, ignore_mismatched_sizes=True)
+    if options.backbone is not None:
+        return DinoDetrForObjectDetection.from_backbone(options.backbone, patch_size=options.patch_size, **arguments)
+    return DinoDetrForObjectDetection(DinoDetrConfig(**arguments))
+
+
+def _checkpoint_to_resume(options: DinoDetrTrainingArguments) -> str | None:
+    folder = Path(options.output_dir)
+    if options.resume_from_checkpoint == "latest":
+        checkpoint = get_last_checkpoint(folder) if folder.is_dir() else None
+        if checkpoint is None:
+            raise FileNotFoundError(f"{folder} holds no checkpoint to resume from")
+        return checkpoint
+    if options.resume_from_checkpoint is None and (folder / "metrics.jsonl").exists():
+        raise FileExistsError(
+            f"{folder} holds a run already: go on with --resume_from_checkpoint latest, or choose another --output_dir"
+        )
+    return options.resume_from_checkpoint
+
+
+def describe(figures: dict[str, float]) -> str:
+    """The best figures in a line of JSON."""
+    return json.dumps({name.removeprefix("eval_"): round(value, 4) for name, value in figures.items()})

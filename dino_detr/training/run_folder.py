@@ -1,0 +1,93 @@
+"""What a run leaves in its folder besides checkpoints."""
+
+import json
+import platform
+import sys
+from dataclasses import fields
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+import yaml
+from PIL import Image
+from transformers import TrainerCallback
+from transformers.utils import logging
+
+from .. import __version__
+from ..evaluation import draw_detections, draw_plots
+from ..evaluation.detections import detect
+from ..image_processing_dino_detr import upright_rgb
+from .options import DinoDetrTrainingArguments
+
+logger = logging.get_logger(__name__)
+
+
+class RunFolder(TrainerCallback):
+    """
+    Keeps `recipe.yaml`, `environment.json`, `metrics.jsonl`, `evaluation.jsonl` and `plots/` of a run.
+
+    A fault in drawing is reported and never stops training.
+    """
+
+    def __init__(self, options: DinoDetrTrainingArguments):
+        self.folder = Path(options.output_dir)
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        if not state.is_world_process_zero:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        ours = {f.name for f in fields(DinoDetrTrainingArguments) if f.init}
+        resolved = {name: value for name, value in args.to_dict().items() if name in ours and value is not None}
+        resolved.pop("per_device_train_batch_size")  # follows from total_batch_size
+        (self.folder / "recipe.yaml").write_text(yaml.safe_dump(resolved))
+        (self.folder / "environment.json").write_text(json.dumps(_environment(args), indent=2))
+
+    def on_log(self, args, state, control, logs, **kwargs):
+        if state.is_world_process_zero and "loss" in logs:
+            self._append("metrics.jsonl", {"step": state.global_step, **logs})
+
+    def on_evaluate(self, args, state, control, metrics, **kwargs):
+        if not state.is_world_process_zero:
+            return
+        figures = {name.removeprefix("eval_"): value for name, value in metrics.items()}
+        self._append("evaluation.jsonl", {"step": state.global_step, "epoch": state.epoch, **figures})
+        try:
+            draw_plots(self.folder)
+        except Exception as fault:
+            logger.warning(f"The plots could not be drawn: {fault!r}")
+
+    def _append(self, name: str, line: dict) -> None:
+        with open(self.folder / name, "a") as file:
+            file.write(json.dumps(line) + "\n")
+
+
+def _environment(args) -> dict:
+    packages = ("torch", "torchvision", "transformers", "accelerate", "datasets", "timm", "pycocotools")
+    return {
+        "python": sys.version.split()[0],
+        "platform": platform.platform(),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or "CPU",
+        "processes": args.world_size,
+        "threads": torch.get_num_threads(),
+        "versions": {"dino-detr": __version__} | {name: version(name) for name in packages},
+    }
+
+
+def draw_sample_detections(model, processor, rows, folder: Path, count: int = 12, threshold: float = 0.3) -> None:
+    """`plots/detections.png`: the first rows of a data set with what the model finds in them."""
+    model.eval()
+    count = min(count, len(rows))
+    found = {detections["image_id"]: detections for detections in detect(model, processor, rows, range(count))}
+    tiles = []
+    for row in rows.select(range(count)):
+        detections = found[row["image_id"]]
+        keep = detections["scores"] > threshold
+        kept = {name: detections[name][keep] for name in ("scores", "labels", "boxes")}
+        tiles.append(draw_detections(upright_rgb(row["image"]), kept, model.config.id2label))
+    width, height = (max(tile.size[side] for tile in tiles) for side in (0, 1))
+    columns = 4
+    grid = Image.new("RGB", (columns * width, -(-count // columns) * height), "white")
+    for index, tile in enumerate(tiles):
+        grid.paste(tile, (index % columns * width, index // columns * height))
+    (folder / "plots").mkdir(exist_ok=True)
+    grid.save(folder / "plots" / "detections.png")

@@ -1,0 +1,140 @@
+"""transformers' `Trainer`, taught detection: parameter groups, schedule, loss terms in the log, COCO evaluation."""
+
+import resource
+import time
+
+import torch
+from accelerate.utils import broadcast_object_list, gather_object
+from transformers import Trainer
+
+from ..data import category_ids, class_names
+from ..data.samples import collate
+from ..evaluation import CocoDetectionMetric
+from ..evaluation.detections import detect, references
+from .optimizer import build_optimizer
+
+FIGURES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
+
+
+class DetectionTrainer(Trainer):
+    """
+    A `Trainer` for `DinoDetrForObjectDetection`.
+
+    Args:
+        processor: the image processor; batches are made and evaluated with it.
+        train_dataset: `TrainingSamples`.
+        eval_dataset: rows as `load_detection_dataset` gives them.
+    """
+
+    def __init__(self, processor, **kwargs):
+        super().__init__(data_collator=lambda samples: collate(samples, processor), **kwargs)
+        self.processor = processor
+        self.model_accepts_loss_kwargs = False  # the loss is normalised by boxes, not by items the Trainer counts
+        self._terms: dict[str, torch.Tensor] = {}
+        self._steps, self._waited, self._since = 0, 0.0, time.perf_counter()
+
+    def create_optimizer(self, model=None) -> torch.optim.Optimizer:
+        if self.optimizer is None:
+            self.optimizer = build_optimizer(
+                self.model, self.args.learning_rate, self.args.weight_decay, self.args.backbone_lr_factor
+            )
+        return self.optimizer
+
+    def create_scheduler(self, num_training_steps: int, optimizer=None):
+        if self.lr_scheduler is None and self.args.lr_decay_steps:
+            drops = [step if step >= 1 else step * num_training_steps for step in self.args.lr_decay_steps]
+            warmup = self.args.get_warmup_steps(num_training_steps)
+
+            def factor(step: int) -> float:
+                return min(1.0, (step + 1) / (warmup + 1)) * 0.1 ** sum(step >= drop for drop in drops)
+
+            self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, factor)
+            self._created_lr_scheduler = True
+        return super().create_scheduler(num_training_steps, optimizer)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
+        """
+        Weights by way of `from_pretrained`.
+
+        The Trainer reads the file as it is, but inside the backbone its names are not this version's: those weights
+        would stay behind, with no more than a warning.
+        """
+        model = self.model if model is None else model
+        model.load_state_dict(type(model).from_pretrained(resume_from_checkpoint, dtype=model.dtype).state_dict())
+
+    def _load_best_model(self):
+        self._load_from_checkpoint(self.state.best_model_checkpoint)
+
+    def get_batch_samples(self, *args, **kwargs):
+        started = time.perf_counter()
+        batches = super().get_batch_samples(*args, **kwargs)
+        self._waited += time.perf_counter() - started
+        return batches
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        outputs = model(**inputs)
+        for name, term in outputs.loss_dict.items():  # summed on the device: nothing waits
+            self._terms[name] = self._terms.get(name, 0) + term.detach()
+        self._steps += 1
+        return (outputs.loss, outputs) if return_outputs else outputs.loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Adds to each training line the mean loss terms, seconds per step, share of waiting for data, peak memory."""
+        if "loss" in logs and self._steps:
+            elapsed = time.perf_counter() - self._since
+            logs |= {name: term.item() / self._steps for name, term in self._terms.items()}
+            logs["learning_rate_backbone"] = min(group["lr"] for group in self.optimizer.param_groups)
+            logs["seconds_per_step"] = elapsed / self._steps * self.args.gradient_accumulation_steps
+            logs["data_wait_share"] = self._waited / elapsed
+            logs["peak_memory_mib"] = _peak_memory_mib()
+            self._reset_log()
+        super().log(logs, start_time)
+
+    def _reset_log(self) -> None:
+        self._terms, self._steps, self._waited, self._since = {}, 0, 0.0, time.perf_counter()
+
+    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
+        """
+        COCO's figures of the model on `eval_dataset`.
+
+        Every process detects on its share of the images, each image once, batched without padding; the fixed-size
+        detections are gathered once.
+        """
+        rows = self.eval_dataset if eval_dataset is None else eval_dataset
+        started, was_training = time.perf_counter(), self.model.training
+        self.model.eval()
+        share = range(self.args.process_index, len(rows), self.args.world_size)
+        with self.autocast_smart_context_manager():
+            detections = list(
+                detect(
+                    self.model,
+                    self.processor,
+                    rows,
+                    share,
+                    batch_size=self.args.per_device_eval_batch_size,
+                    num_workers=self.args.dataloader_num_workers,
+                )
+            )
+        self.model.train(was_training)
+        if self.args.world_size > 1:
+            detections = gather_object(detections)
+        figures = [None]
+        if self.is_world_process_zero():
+            metric = CocoDetectionMetric(category_ids=category_ids(rows), class_names=class_names(rows))
+            metric.add_batch(predictions=detections, references=references(rows))
+            figures = [metric.compute()]
+        if self.args.world_size > 1:
+            broadcast_object_list(figures)
+        metrics = {f"{metric_key_prefix}_{name}": figures[0][name] for name in FIGURES}
+        metrics[f"{metric_key_prefix}_seconds"] = time.perf_counter() - started
+        self.log(dict(metrics))
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        self._reset_log()  # the seconds of evaluation are not those of a step
+        return metrics
+
+
+def _peak_memory_mib() -> float:
+    """Of the GPU if there is one, else of this process."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -1,0 +1,6 @@
+"""accelerate launch train.py recipes/coco_12ep_base.yaml [--option value ...]"""
+
+from dino_detr.cli import main
+
+if __name__ == "__main__":
+    main(["train"])
