@@ -1,6 +1,241 @@
+"""The `dino-detr` command."""
+
+import argparse
+import json
 import sys
-def main(argv=None):
-    argv = sys.argv[1:] if argv is None else argv + sys.argv[1:]
-    from .training import parse_options, train
-    train(parse_options(argv[1:]))
-if __name__ == "__main__": main()
+from dataclasses import fields
+from pathlib import Path
+
+import torch
+from datasets import Dataset, Image
+from PIL import Image as PILImage
+from transformers import AutoImageProcessor, AutoModelForObjectDetection, TrainingArguments
+
+from .data import category_ids, class_names, load_detection_dataset
+from .evaluation import CocoDetectionMetric, draw_detections, format_table, score_results, to_coco_results
+from .evaluation.detections import detect, references
+from .hub import load_reference_checkpoint
+from .image_processing_dino_detr import DinoDetrImageProcessor, upright_rgb
+from .training import DinoDetrTrainingArguments, parse_options, train
+
+IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run one verb; user errors end with one line, not with a traceback."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        if arguments[:1] == ["train"]:  # its options are those of the Trainer
+            run_train(arguments[1:])
+        else:
+            options = build_parser().parse_args(arguments)
+            options.run(options)
+    except (ValueError, FileNotFoundError, FileExistsError) as error:
+        sys.exit(f"dino-detr: {error}")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="dino-detr", description=__doc__, allow_abbrev=False)
+    verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
+    verbs.add_parser("train", help="train a recipe: RECIPE.yaml [--option value ...]", add_help=False)
+
+    verb = verbs.add_parser("evaluate", help="COCO's figures of a checkpoint or of a results file")
+    verb.set_defaults(run=run_evaluate)
+    verb.add_argument("source", metavar="CHECKPOINT_OR_RESULTS.json", help="checkpoint folder, Hub id or COCO results")
+    verb.add_argument("--dataset", required=True, help="COCO folder, `digits`, or a COCO annotation file")
+    verb.add_argument("--split", default="val", help="split of the data set (default: val)")
+    verb.add_argument("--output", metavar="FILE.json", help="write the figures here too")
+    verb.add_argument("--predictions", metavar="FILE.json", help="write the detections as COCO results")
+    verb.add_argument("--batch_size", type=int, default=8, help="images of one size at a time (default: 8)")
+
+    verb = verbs.add_parser("predict", help="detect in images: pictures with boxes and detections.json")
+    verb.set_defaults(run=run_predict)
+    verb.add_argument("checkpoint", metavar="CHECKPOINT", help="checkpoint folder or Hub id")
+    verb.add_argument("images", metavar="IMAGE", nargs="+", help="image files, or folders of them")
+    verb.add_argument("--output", required=True, metavar="DIR", help="folder to write to")
+    verb.add_argument("--threshold", type=float, default=0.5, help="least score of a detection (default: 0.5)")
+
+    verb = verbs.add_parser("convert", help="turn a checkpoint with detrex's names into a checkpoint folder")
+    verb.set_defaults(run=run_convert)
+    verb.add_argument("state_dict", metavar="STATE_DICT", help=".safetensors, or a torch file that needs no pickle")
+    verb.add_argument("--reference-config", required=True, metavar="CONFIG.json", help="the reference's values")
+    verb.add_argument("--output", required=True, metavar="DIR", help="folder to write to")
+    return parser
+
+
+def run_train(arguments: list[str]) -> None:
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_train_help())
+        return
+    train(parse_options(arguments))
+
+
+def run_evaluate(options: argparse.Namespace) -> None:
+    if options.source.endswith(".json"):
+        if options.predictions:
+            raise ValueError("--predictions goes with a checkpoint; a results file holds the predictions already")
+        figures = score_results(_read_json(options.source), _annotations(options.dataset, options.split))
+    else:
+        rows = _load_rows(options.dataset, options.split)
+        model, processor = _load_checkpoint(options.source)
+        names = [model.config.id2label[index] for index in range(model.config.num_labels)]
+        if names != class_names(rows):
+            raise ValueError(
+                f"{options.source} knows the classes {names}, but {options.dataset} has {class_names(rows)}"
+            )
+        detections = list(detect(model, processor, rows, range(len(rows)), batch_size=options.batch_size))
+        metric = CocoDetectionMetric(category_ids=category_ids(rows), class_names=class_names(rows))
+        metric.add_batch(predictions=detections, references=references(rows))
+        figures = metric.compute()
+        if options.predictions:
+            _write_json(options.predictions, to_coco_results(detections, category_ids(rows)))
+    print(format_table(figures))
+    if options.output:
+        _write_json(options.output, figures)
+
+
+def run_predict(options: argparse.Namespace) -> None:
+    paths = _image_paths(options.images)
+    output = Path(options.output)
+    if (output / "detections.json").exists():
+        raise FileExistsError(f"{output} holds detections already; choose another --output")
+    model, processor = _load_checkpoint(options.checkpoint)
+    names, ids = model.config.id2label, model.config.category_ids
+    rows = _rows_of_images(paths)
+    output.mkdir(parents=True, exist_ok=True)
+    entries = {}
+    for found in detect(model, processor, rows, range(len(rows)), batch_size=1):
+        index = found["image_id"]
+        keep = found["scores"] > options.threshold
+        kept = {name: found[name][keep] for name in ("scores", "labels", "boxes")}
+        image = upright_rgb(PILImage.open(paths[index]))
+        # images of one name from several folders must not overwrite one another
+        same_name = [path for path in paths if path.stem == paths[index].stem]
+        number = f"_{same_name.index(paths[index]) + 1}" if len(same_name) > 1 else ""
+        picture = output / f"{paths[index].stem}{number}.jpg"
+        draw_detections(image, kept, names).save(picture, quality=92)
+        entries[index] = {
+            "image": str(paths[index]),
+            "picture": picture.name,
+            "width": image.width,
+            "height": image.height,
+            "detections": [
+                {
+                    "label": names[int(label)],
+                    "category_id": int(ids[label] if ids else label),
+                    "score": round(float(score), 4),
+                    "box": [round(float(value), 2) for value in box],
+                }
+                for score, label, box in zip(kept["scores"], kept["labels"], kept["boxes"])
+            ],
+        }
+        print(f"{paths[index]}: {len(kept['scores'])} detections -> {picture}")
+    _write_json(output / "detections.json", [entries[index] for index in sorted(entries)])
+
+
+def run_convert(options: argparse.Namespace) -> None:
+    output = Path(options.output)
+    if (output / "config.json").exists():
+        raise FileExistsError(f"{output} holds a checkpoint already; choose another --output")
+    load_reference_checkpoint(options.state_dict, options.reference_config).save_pretrained(output)
+    DinoDetrImageProcessor().save_pretrained(output)
+    print(f"{options.state_dict} -> {output}")
+
+
+def _train_help() -> str:
+    inherited = {f.name for f in fields(TrainingArguments)}
+    lines = ["usage: dino-detr train RECIPE.yaml [--option value ...]", "", "options, in the recipe or here:"]
+    for option in fields(DinoDetrTrainingArguments):
+        if option.name not in inherited:
+            lines.append(f"  --{option.name:<20} {option.metadata['help']}")
+    return "\n".join([*lines, "", "and every field of transformers.TrainingArguments, such as --max_steps, --bf16, --seed"])
+
+
+def _load_checkpoint(source: str):
+    if not Path(source).is_dir() and source.count("/") != 1:
+        raise FileNotFoundError(f"no checkpoint folder {source}")
+    model = AutoModelForObjectDetection.from_pretrained(source).eval()
+    return model.to("cuda" if torch.cuda.is_available() else "cpu"), AutoImageProcessor.from_pretrained(source)
+
+
+def _load_rows(dataset: str, split: str) -> Dataset:
+    path = Path(dataset)
+    if path.suffix == ".json":  # the images are beside it, or the file cannot be evaluated on
+        if path.parent.name == "annotations" and path.stem.startswith("instances_"):
+            return load_detection_dataset(str(path.parent.parent), path.stem.removeprefix("instances_"))
+        if path.name == "_annotations.coco.json":
+            return load_detection_dataset(str(path.parent.parent), path.parent.name)
+        raise ValueError(f"where are the images of {path}? Give --dataset their COCO folder and --split")
+    return load_detection_dataset(dataset, split)
+
+
+def _annotations(dataset: str, split: str) -> dict:
+    """COCO annotations of a file as they are, or of a data set."""
+    if dataset.endswith(".json"):
+        return _read_json(dataset)
+    rows = load_detection_dataset(dataset, split).remove_columns("image")
+    ids, names = category_ids(rows), class_names(rows)
+    annotations = []
+    for row in rows:
+        objects = row["objects"]
+        for bbox, category, area, crowd in zip(*(objects[name] for name in ("bbox", "category", "area", "iscrowd"))):
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": row["image_id"],
+                    "category_id": ids[category],
+                    "bbox": bbox,
+                    "area": area,
+                    "iscrowd": crowd,
+                }
+            )
+    return {
+        "images": [{"id": image_id} for image_id in rows["image_id"]],
+        "annotations": annotations,
+        "categories": [{"id": category_id, "name": name} for category_id, name in zip(ids, names)],
+    }
+
+
+def _image_paths(arguments: list[str]) -> list[Path]:
+    paths = []
+    for argument in map(Path, arguments):
+        if argument.is_dir():
+            inside = sorted(path for path in argument.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+            if not inside:
+                raise FileNotFoundError(f"no images in {argument}")
+            paths += inside
+        elif argument.is_file():
+            paths.append(argument)
+        else:
+            raise FileNotFoundError(f"no image {argument}")
+    return paths
+
+
+def _rows_of_images(paths: list[Path]) -> Dataset:
+    sizes = []
+    for path in paths:
+        with PILImage.open(path) as image:
+            sizes.append(image.size)
+    columns = {
+        "image": [str(path) for path in paths],
+        "image_id": list(range(len(paths))),
+        "width": [width for width, _ in sizes],
+        "height": [height for _, height in sizes],
+    }
+    return Dataset.from_dict(columns).cast_column("image", Image())
+
+
+def _read_json(path: str):
+    try:
+        return json.loads(Path(path).read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from error
+
+
+def _write_json(path: str | Path, content) -> None:
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    Path(path).write_text(json.dumps(content, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -77,7 +77,9 @@ def render_scene(split: str, index: int) -> tuple[np.ndarray, list[list[int]], l
         sample = int(rng.choice(samples))
         ink = _ink(sample, digit_height)  # [h, w], 0..1
         h, w = ink.shape
-        place = _free_place(rng, boxes, (w, h), (width, height), overlapping=index % 4 == 3)
+        # Every other digit is put onto an earlier one, so that pairs overlap rather than one heap.
+        overlapping = index % 4 == 3 and len(boxes) % 2 == 1
+        place = _free_place(rng, boxes, (w, h), (width, height), overlapping)
         if place is None:
             continue
         x, y = place
@@ -106,8 +108,9 @@ def _smooth_digit(sample: int) -> Image.Image:
     """A handwritten digit as a large smooth shape, cropped to its ink; 0..255."""
     margin = np.pad(load_handwriting().images[sample].astype(np.float32), 1)
     large = np.asarray(Image.fromarray(margin).resize((160, 160), Image.Resampling.BICUBIC))
-    # Strokes of 8x8 scans are grey at their edges; a steep ramp around a third of full ink makes them crisp.
-    shape = Image.fromarray((((large - 4) / 4).clip(0, 1) * 255).astype(np.uint8))
+    # Strokes of 8x8 scans are grey at their edges; a steep ramp at half of full ink makes them crisp, and thin
+    # enough for the holes of 8 and 9 to stay open.
+    shape = Image.fromarray((((large - 7) / 3).clip(0, 1) * 255).astype(np.uint8))
     return shape.crop(shape.point(lambda value: 255 * (value >= 128)).getbbox())
 
 
