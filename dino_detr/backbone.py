@@ -62,7 +62,9 @@ class DinoDetrBackbone(nn.Module):
 def build_backbone(backbone_config: PreTrainedConfig, **timm_arguments) -> nn.Module:
     """A backbone with random weights (with timm's `pretrained=True`: with its own)."""
     if backbone_config.model_type not in SUPPORTED:
-        raise ValueError(f"backbone {backbone_config.model_type!r} is not supported; choose from {', '.join(SUPPORTED)}")
+        raise ValueError(
+            f"backbone {backbone_config.model_type!r} is not supported; choose from {', '.join(SUPPORTED)}"
+        )
     if backbone_config.model_type != "timm_backbone":
         return AutoBackbone.from_config(backbone_config)
     # TimmBackboneConfig has no place for timm's own arguments, so they are kept beside its fields
@@ -106,7 +108,9 @@ def load_pretrained_backbone(source: str, patch_size: int | None = None) -> nn.M
     )
     missing = sorted(set(loading["missing_keys"]) | {str(key) for key in loading["mismatched_keys"]})
     if missing:
-        raise ValueError(f"{source} lacks weights of the backbone: {', '.join(missing[:5])}" + ", ..." * (len(missing) > 5))
+        raise ValueError(
+            f"{source} lacks weights of the backbone: {', '.join(missing[:5])}" + ", ..." * (len(missing) > 5)
+        )
     if patch_size is not None and patch_size != backbone_patch_size(config):
         backbone = _change_patch_size(backbone, patch_size)
         logger.warning(_describe_change(source, backbone_patch_size(config), backbone))
@@ -123,7 +127,7 @@ def _describe_change(source: str, old_patch_size: int, backbone: nn.Module) -> s
 
 @torch.no_grad()
 def _change_patch_size(backbone: nn.Module, patch_size: int) -> nn.Module:
-    """The same backbone for patches of another size (FlexiViT's pseudo-inverse resize, arXiv 2212.08013, section 3.4)."""
+    """The same backbone for patches of another size (pseudo-inverse resize of FlexiViT, arXiv 2212.08013, 3.4)."""
     if timm is None:
         raise ImportError("changing a backbone's patch size needs timm: pip install timm")
     config = type(backbone.config).from_dict(backbone.config.to_dict() | {"patch_size": patch_size})

@@ -148,7 +148,9 @@ def _train_help() -> str:
     for option in fields(DinoDetrTrainingArguments):
         if option.name not in inherited:
             lines.append(f"  --{option.name:<20} {option.metadata['help']}")
-    return "\n".join([*lines, "", "and every field of transformers.TrainingArguments, such as --max_steps, --bf16, --seed"])
+    return "\n".join(
+        [*lines, "", "and every field of transformers.TrainingArguments, such as --max_steps, --bf16, --seed"]
+    )
 
 
 def _load_checkpoint(source: str):

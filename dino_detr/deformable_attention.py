@@ -23,7 +23,7 @@ def deformable_sampling(
         `[B, Q, heads * head_dim]`, in the dtype of `value`.
     """
     batch_size, _, num_heads, head_dim = value.shape
-    num_queries, num_points = sampling_locations.shape[1], sampling_locations.shape[4]
+    num_queries = sampling_locations.shape[1]
     # grid_sample takes one dtype: locations need float32, so values meet them there
     maps = value.to(sampling_locations.dtype).permute(0, 2, 3, 1).flatten(0, 1)  # [B*heads, head_dim, S]
     grids = (2 * sampling_locations - 1).transpose(1, 2).flatten(0, 1)  # [B*heads, Q, levels, points, 2]

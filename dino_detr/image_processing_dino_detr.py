@@ -25,8 +25,8 @@ class DinoDetrImageProcessor(TorchvisionBackend):
     ```
 
     Annotations are COCO's, one dict an image: `image_id` and `annotations`, a list of dicts with `bbox` (x, y, w, h in
-    pixels of the upright image), `category_id` (the class index, 0..K-1) and optionally `area` and `iscrowd`. Crowds are
-    dropped, boxes clipped to the image, empty ones dropped.
+    pixels of the upright image), `category_id` (the class index, 0..K-1) and optionally `area` and `iscrowd`. Crowds
+    are dropped, boxes clipped to the image, empty ones dropped.
 
     Returns a `BatchFeature` with `pixel_values` float32 `[B, 3, H, W]`, `pixel_mask` int64 `[B, H, W]` (1 = image) and,
     with annotations, `labels`: for each image `class_labels` int64 `[n]`, `boxes` float32 `[n, 4]` (cxcywh in 0..1 of
@@ -148,7 +148,7 @@ def select_detections(
     """
     The best `n = min(top_k, Q * K)` of each image: scores `[B, n]`, class indices `[B, n]`, boxes `[B, n, 4]`.
 
-    Boxes are xyxy, clipped to the image; in pixels with `target_sizes` (height, width), else in 0..1. Some may be empty.
+    Boxes are xyxy, clipped to the image; in pixels with `target_sizes` (height, width), else in 0..1; maybe empty.
     """
     scores, indices = logits.float().sigmoid().flatten(1).topk(min(top_k, logits[0].numel()), dim=1)
     queries = indices // logits.shape[2]

@@ -1,4 +1,4 @@
-"""The model is the reference, number by number (golden cases: A two sizes, B odd sizes and an empty image, C no boxes)."""
+"""The model is the reference, number by number. Cases: A two sizes, B odd sizes and an empty image, C no boxes."""
 
 import json
 
@@ -118,7 +118,7 @@ def test_training_outputs_and_losses(model, core_golden, case):
 
 @pytest.mark.parametrize("case", "ABC")
 def test_matching(model, core_golden, case):
-    batch, labels = load_batch(core_golden, case)
+    _, labels = load_batch(core_golden, case)
     golden, facts, _ = load_train(core_golden, case)
     logits = torch.cat([golden["out/logits"], golden["two_stage/topk_logits"][None]])
     boxes = torch.cat([golden["out/boxes"], golden["two_stage/topk_boxes"][None]])
@@ -261,7 +261,7 @@ def test_parameters_after_three_steps(full_golden, case):
 @pytest.mark.parametrize("mode", ["train", "masked", "single0", "single1"])
 def test_intermediates(full_golden, case, mode):
     model = load_model(full_golden)
-    batch, labels = load_batch(full_golden, case)
+    batch, _ = load_batch(full_golden, case)
     seen = {}
     _watch(model.model, seen)
     if mode == "train":

@@ -1,7 +1,6 @@
 """Training augmentations, on torchvision's box-aware transforms."""
 
 import torch
-from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
@@ -36,7 +35,7 @@ def build_augmentation(name: str, image_sizes: list[int], max_image_size: int) -
 
 
 class RandomShortestEdge(v2.Transform):
-    """Resize the shortest edge to one of `sizes`, rounding as detectron2 does, unless the longest would exceed `max_size`."""
+    """Resize the shortest edge to one of `sizes`, the longest to `max_size` at most, rounding as detectron2 does."""
 
     def __init__(self, sizes: list[int], max_size: int | None):
         super().__init__()

@@ -122,17 +122,18 @@ def _ink(sample: int, height: int) -> np.ndarray:
 
 
 def _free_place(rng, boxes, size, scene_size, overlapping) -> tuple[int, int] | None:
-    """Where (x, y) a box of `size` (w, h) fits: clear of the others, or touching one of them if `overlapping`.
+    """Where (x, y) a box of `size` (w, h) fits: clear of the others, or onto the last one if `overlapping`.
 
     Overlapping boxes share 5 to 35 % of the smaller one, so that every digit stays legible. None if 100 random
     places are all unfit.
     """
     w, h = size
-    x = rng.integers(0, scene_size[0] - w + 1, size=100)
-    y = rng.integers(0, scene_size[1] - h + 1, size=100)
-    if not boxes:
-        return int(x[0]), int(y[0])
-    bx, by, bw, bh = np.array(boxes).T[..., None]  # each [boxes, 1]
+    low, high = np.zeros(2, dtype=int), np.array(scene_size) - size
+    if overlapping:
+        low = np.maximum(low, np.array(boxes[-1][:2]) - size)
+        high = np.minimum(high, np.array(boxes[-1][:2]) + boxes[-1][2:])
+    x, y = rng.integers(low, high + 1, size=(100, 2)).T
+    bx, by, bw, bh = np.array(boxes).reshape(-1, 4).T[..., None]  # each [boxes, 1]
     if overlapping:
         shared_width = (np.minimum(x + w, bx + bw) - np.maximum(x, bx)).clip(0)
         shared_height = (np.minimum(y + h, by + bh) - np.maximum(y, by)).clip(0)

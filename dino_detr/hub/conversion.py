@@ -12,7 +12,7 @@ from torch import Tensor
 from ..configuration_dino_detr import DinoDetrConfig
 from ..modeling_dino_detr import DinoDetrForObjectDetection
 
-# (detrex's name, ours); `\1` stands for what the first group matched. The ViT's names are those of transformers' files.
+# (detrex's name, ours); `\1` stands for what the first group matched.
 _RENAMES = [
     (r"(?:transformer\.decoder\.)?(class_embed|bbox_embed)\.(.+)", r"\1.\2"),
     (r"label_enc\.weight", "denoising_class_embed.weight"),
@@ -32,14 +32,18 @@ _RENAMES = [
     (r"transformer\.(decoder\.layers\.\d+)\.norms\.0\.(.+)", r"\1.self_attn_layer_norm.\2"),
     (r"transformer\.(decoder\.layers\.\d+)\.norms\.1\.(.+)", r"\1.encoder_attn_layer_norm.\2"),
     (r"transformer\.(decoder\.layers\.\d+)\.norms\.2\.(.+)", r"\1.ffn_layer_norm.\2"),
-    (r"backbone\.net\.(?:.+\.)?cls_token", "backbone.model.embeddings.cls_token"),
-    (r"backbone\.net\.(?:.+\.)?pos_embed", "backbone.model.embeddings.position_embeddings"),
-    (r"backbone\.net\.(?:.+\.)?patch_embed\.proj\.(.+)", r"backbone.model.embeddings.patch_embeddings.projection.\1"),
-    (r"backbone\.net\.(?:.+\.)?blocks\.(\d+)\.ls([12])\.gamma", r"backbone.model.encoder.layer.\1.layer_scale\2.lambda1"),
-    (r"backbone\.net\.(?:.+\.)?blocks\.(\d+)\.attn\.qkv\.(.+)", r"backbone.model.encoder.layer.\1.attention.in_proj_\2"),
-    (r"backbone\.net\.(?:.+\.)?blocks\.(\d+)\.attn\.proj\.(.+)", r"backbone.model.encoder.layer.\1.attention.output.dense.\2"),
-    (r"backbone\.net\.(?:.+\.)?blocks\.(\d+)\.(norm[12]|mlp\.fc[12])\.(.+)", r"backbone.model.encoder.layer.\1.\2.\3"),
-]  # fmt: skip
+]
+
+# (timm's name, that of transformers' files), of what is under `backbone.net.` and detrex's wrappers
+_VIT_RENAMES = [
+    (r"cls_token", "embeddings.cls_token"),
+    (r"pos_embed", "embeddings.position_embeddings"),
+    (r"patch_embed\.proj\.(.+)", r"embeddings.patch_embeddings.projection.\1"),
+    (r"blocks\.(\d+)\.ls([12])\.gamma", r"encoder.layer.\1.layer_scale\2.lambda1"),
+    (r"blocks\.(\d+)\.attn\.qkv\.(.+)", r"encoder.layer.\1.attention.in_proj_\2"),
+    (r"blocks\.(\d+)\.attn\.proj\.(.+)", r"encoder.layer.\1.attention.output.dense.\2"),
+    (r"blocks\.(\d+)\.(norm[12]|mlp\.fc[12])\.(.+)", r"encoder.layer.\1.\2.\3"),
+]
 
 # Modules that resize, before the two convolutions of a pyramid level (the same number in detectron2 and here).
 _RESIZING_MODULES = {4.0: 4, 2.0: 1, 1.0: 0, 0.5: 1}
@@ -165,8 +169,12 @@ def _used_levels(reference: dict) -> dict[float, str]:
     used = {factor: name for factor, name in names.items() if name in reference["feature_names"]}
     extra = len(reference["feature_names"]) - len(used)
     last = f"p{max(int(name[1:]) for name in names.values()) + 1}"
-    if reference["feature_names"] != list(used.values()) + [last] * extra or extra > bool(reference["pyramid_top_block"]):
-        raise ValueError(f"reference config: feature_names {reference['feature_names']} are not levels {names} and above")
+    if reference["feature_names"] != list(used.values()) + [last] * extra or extra > bool(
+        reference["pyramid_top_block"]
+    ):
+        raise ValueError(
+            f"reference config: feature_names {reference['feature_names']} are not levels {names} and above"
+        )
     return used
 
 
@@ -195,14 +203,14 @@ def convert_state_dict(state: dict[str, Tensor], config: DinoDetrConfig) -> dict
             place, resizing = pyramid[stage]
             index = index if index < resizing else resizing + 2 * (index - resizing) + norm
             names = [f"pyramid.levels.{place}.{index}.{kind}"]
+        elif match := re.fullmatch(r"backbone\.net\.(?:timm_model\.)?(?:model\.)?(.+)", name):
+            names = [f"backbone.model.{renamed}" for renamed in _rename(match[1], _VIT_RENAMES)]
         else:
-            names = [
-                re.sub(pattern, replacement, name) for pattern, replacement in _RENAMES if re.fullmatch(pattern, name)
-            ]
-        if not names:
+            names = _rename(name, _RENAMES)
+        if names:
+            converted |= _split_projections(f"model.{names[0]}", tensor)
+        else:
             unknown.append(name)
-            continue
-        converted |= _split_projections(f"model.{names[0]}", tensor)
     if unknown:
         raise ValueError(f"no place for {len(unknown)} tensors of the reference checkpoint: {', '.join(unknown[:5])}")
     if "model.backbone.model.embeddings.cls_token" in converted:
@@ -214,10 +222,18 @@ def convert_state_dict(state: dict[str, Tensor], config: DinoDetrConfig) -> dict
     return {name: tensor.contiguous() for name, tensor in converted.items()}
 
 
+def _rename(name: str, renames: list[tuple[str, str]]) -> list[str]:
+    return [re.sub(pattern, replacement, name) for pattern, replacement in renames if re.fullmatch(pattern, name)]
+
+
 def _split_projections(name: str, tensor: Tensor) -> dict[str, Tensor]:
     """detrex and timm keep query, key and value projections as one tensor."""
     if ".in_proj_" not in name:
         return {name: tensor}
     owner, kind = name.rsplit(".in_proj_", 1)
-    parts = ("attention.query", "attention.key", "attention.value") if "backbone" in owner else ("q_proj", "k_proj", "v_proj")
+    parts = (
+        ("attention.query", "attention.key", "attention.value")
+        if "backbone" in owner
+        else ("q_proj", "k_proj", "v_proj")
+    )
     return {f"{owner}.{part}.{kind}": chunk.clone() for part, chunk in zip(parts, tensor.chunk(3))}

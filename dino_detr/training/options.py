@@ -36,16 +36,16 @@ class DinoDetrTrainingArguments(TrainingArguments):
     dataset: str | None = field(default=None, metadata={"help": "COCO folder or `digits`."})
     train_split: str = field(default="train", metadata={"help": "Split to train on."})
     eval_split: str = field(default="val", metadata={"help": "Split to evaluate on."})
-    total_batch_size: int = field(
-        default=16, metadata={"help": "Images a step, over all processes and accumulation."}
-    )
+    total_batch_size: int = field(default=16, metadata={"help": "Images a step, over all processes and accumulation."})
     image_sizes: list[int] = field(
         default_factory=lambda: list(COCO_SIZES),
         metadata={"help": "Shortest edges drawn in training; the largest is used in evaluation."},
     )
     max_image_size: int = field(default=1333, metadata={"help": "Longest edge."})
     augmentation: str = field(default="reference", metadata={"help": "`reference` or `none`."})
-    backbone_lr_factor: float = field(default=0.1, metadata={"help": "Learning rate of backbone and pyramid, relative."})
+    backbone_lr_factor: float = field(
+        default=0.1, metadata={"help": "Learning rate of backbone and pyramid, relative."}
+    )
     lr_decay_steps: list[float] = field(
         default_factory=list,
         metadata={
@@ -59,7 +59,9 @@ class DinoDetrTrainingArguments(TrainingArguments):
     learning_rate: float = field(default=1e-4, metadata={"help": "AdamW's learning rate."})
     weight_decay: float = field(default=1e-4, metadata={"help": "AdamW's weight decay; norms have none."})
     max_grad_norm: float = field(default=0.1, metadata={"help": "Gradients are clipped to this norm."})
-    lr_scheduler_type: str = field(default="constant_with_warmup", metadata={"help": "Schedule without lr_decay_steps."})
+    lr_scheduler_type: str = field(
+        default="constant_with_warmup", metadata={"help": "Schedule without lr_decay_steps."}
+    )
     metric_for_best_model: str | None = field(default="AP", metadata={"help": "Figure by which the best is kept."})
     load_best_model_at_end: bool = field(default=True, metadata={"help": "Finish with the best weights."})
     remove_unused_columns: bool | None = field(default=False, metadata={"help": "Must be false: images are a column."})
