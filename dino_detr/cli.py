@@ -16,22 +16,25 @@ from .evaluation import CocoDetectionMetric, draw_detections, format_table, scor
 from .evaluation.detections import detect, references
 from .hub import load_reference_checkpoint
 from .image_processing_dino_detr import DinoDetrImageProcessor, upright_rgb
-from .training import DinoDetrTrainingArguments, parse_options, train
+from .training import DetectionTrainer, DinoDetrTrainingArguments, parse_options, prepare, train
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run one verb; user errors end with one line, not with a traceback."""
+    """Run one verb; what the user got wrong ends with one line, not with a traceback."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    trainer = None
     try:
         if arguments[:1] == ["train"]:  # its options are those of the Trainer
-            run_train(arguments[1:])
+            trainer = prepare_training(arguments[1:])
         else:
             options = build_parser().parse_args(arguments)
             options.run(options)
     except (ValueError, FileNotFoundError, FileExistsError) as error:
         sys.exit(f"dino-detr: {error}")
+    if trainer is not None:
+        train(trainer)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -63,11 +66,11 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def run_train(arguments: list[str]) -> None:
+def prepare_training(arguments: list[str]) -> DetectionTrainer | None:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_train_help())
-        return
-    train(parse_options(arguments))
+        return None
+    return prepare(parse_options(arguments))
 
 
 def run_evaluate(options: argparse.Namespace) -> None:

@@ -155,16 +155,16 @@ def test_a_backbone_checkpoint_that_lacks_weights_is_refused(checkpoint, tmp_pat
     lacking = next(name for name in weights if name.endswith("fc1.weight"))
     del weights[lacking]
     save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(ValueError, match="lacks weights.*fc1.weight"):
+    with pytest.raises(ValueError, match=r"lacks weights.*fc1.weight"):
         from_backbone(tmp_path)
 
 
 def test_unsupported_backbones_are_refused_by_name(tmp_path):
     config = ViTConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, image_size=32)
     ViTModel(config).save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="'vit'.*dinov2"):
+    with pytest.raises(ValueError, match=r"'vit'.*dinov2"):
         from_backbone(tmp_path)
-    with pytest.raises(ValueError, match="'resnet'.*dinov2"):
+    with pytest.raises(ValueError, match=r"'resnet'.*dinov2"):
         DinoDetrForObjectDetection(tiny_config(backbone_config=ResNetConfig()))
     with pytest.raises(ValueError, match="no_such_type"):
         tiny_config(backbone_config={"model_type": "no_such_type"})

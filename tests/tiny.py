@@ -62,7 +62,7 @@ def tiny_config(backbone: str = "dinov2", **arguments) -> DinoDetrConfig:
 
 @torch.no_grad()
 def shake(module: torch.nn.Module, seed: int = 0, scale: float = 0.1) -> None:
-    """Move every weight, so that nothing is zero, equal to its neighbour or too small to matter, as at initialisation."""
+    """Move every weight, so that nothing is zero or equal to its neighbour, as much is at initialisation."""
     generator = torch.Generator().manual_seed(seed)
     for parameter in module.parameters():
         parameter += scale * torch.randn(parameter.shape, generator=generator)

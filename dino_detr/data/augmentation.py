@@ -46,7 +46,7 @@ class RandomShortestEdge(v2.Transform):
         scale = self.sizes[int(torch.randint(len(self.sizes), ()))] / min(height, width)
         if self.max_size is not None:
             scale = min(scale, self.max_size / max(height, width))
-        return {"size": [int(height * scale + 0.5), int(width * scale + 0.5)]}
+        return {"size": [max(1, int(side * scale + 0.5)) for side in (height, width)]}
 
     def transform(self, inpt, params: dict):
         return self._call_kernel(F.resize, inpt, params["size"], antialias=True)

@@ -25,11 +25,12 @@ class TrainingSamples(torch.utils.data.Dataset):
     """
 
     def __init__(self, rows: Dataset, augmentation: v2.Transform, seed: int):
-        self.rows, self.augmentation, self.seed, self.epoch = rows, augmentation, seed, 0
+        self.rows, self.augmentation, self.seed = rows, augmentation, seed
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # seen by workers that outlive an epoch
 
     def set_epoch(self, epoch: int) -> None:
         """Called by accelerate's data loader before each epoch."""
-        self.epoch = epoch
+        self._epoch.fill_(epoch)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -47,7 +48,8 @@ class TrainingSamples(torch.utils.data.Dataset):
         kept = [i for i in _nonempty(boxes) if not objects["iscrowd"][i]]
         before = tv_tensors.wrap(boxes[kept], like=boxes)
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(hash((self.seed, self.epoch, index)) % 2**63)
+            # torch.manual_seed would reseed the GPUs as well, and with them the denoising of this process
+            torch.default_generator.manual_seed(hash((self.seed, int(self._epoch), index)) % 2**63)
             image, after = self.augmentation(image, before)
         after = v2.functional.clamp_bounding_boxes(after, clamping_mode="hard")
 

@@ -2,6 +2,7 @@
 
 from .optimizer import build_optimizer
 from .options import DinoDetrTrainingArguments, parse_options
-from .run import train
+from .run import prepare, train
+from .trainer import DetectionTrainer
 
-__all__ = ["DinoDetrTrainingArguments", "build_optimizer", "parse_options", "train"]
+__all__ = ["DetectionTrainer", "DinoDetrTrainingArguments", "build_optimizer", "parse_options", "prepare", "train"]

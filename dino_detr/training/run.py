@@ -1,6 +1,5 @@
 """A training run from options to run folder."""
 
-import json
 from pathlib import Path
 
 from transformers import set_seed
@@ -18,17 +17,15 @@ from .run_folder import RunFolder, draw_sample_detections
 from .trainer import DetectionTrainer
 
 
-def train(options: DinoDetrTrainingArguments) -> dict[str, float]:
+def prepare(options: DinoDetrTrainingArguments) -> DetectionTrainer:
     """
-    Train, evaluate, and leave the best weights and everything about the run in `options.output_dir`.
-
-    Returns:
-        The figures of the best weights on the evaluation split.
+    Everything before the first step: data, model and trainer.
 
     Raises:
-        FileExistsError: if the folder holds a run and `resume_from_checkpoint` was not given.
+        FileExistsError: if the run folder holds a run and `resume_from_checkpoint` was not given.
+        FileNotFoundError, ValueError: for data, weights or options that cannot be trained with.
     """
-    resume = _checkpoint_to_resume(options)
+    options.resume_from_checkpoint = _checkpoint_to_resume(options)
     set_seed(options.seed)
     train_rows = drop_images_without_boxes(load_detection_dataset(options.dataset, options.train_split))
     eval_rows = load_detection_dataset(options.dataset, options.eval_split)
@@ -42,7 +39,7 @@ def train(options: DinoDetrTrainingArguments) -> dict[str, float]:
         size={"shortest_edge": max(options.image_sizes), "longest_edge": options.max_image_size}
     )
     augmentation = build_augmentation(options.augmentation, options.image_sizes, options.max_image_size)
-    trainer = DetectionTrainer(
+    return DetectionTrainer(
         model=model,
         args=options,
         processor=processor,
@@ -50,13 +47,22 @@ def train(options: DinoDetrTrainingArguments) -> dict[str, float]:
         eval_dataset=eval_rows,
         callbacks=[RunFolder(options)],
     )
-    trainer.train(resume_from_checkpoint=resume)
+
+
+def train(trainer: DetectionTrainer) -> dict[str, float]:
+    """
+    Train, evaluate, and leave the best weights and everything about the run in the run folder.
+
+    Returns:
+        The figures of the best weights on the evaluation split.
+    """
+    trainer.train(resume_from_checkpoint=trainer.args.resume_from_checkpoint)
     figures = trainer.evaluate()
     if trainer.is_world_process_zero():
-        folder = Path(options.output_dir)
-        model.save_pretrained(folder)
-        processor.save_pretrained(folder)
-        draw_sample_detections(model, processor, eval_rows, folder)
+        folder = Path(trainer.args.output_dir)
+        trainer.model.save_pretrained(folder)
+        trainer.processor.save_pretrained(folder)
+        draw_sample_detections(trainer.model, trainer.processor, trainer.eval_dataset, folder)
         write_card(folder)
     trainer.accelerator.wait_for_everyone()
     return figures
@@ -92,8 +98,3 @@ def _checkpoint_to_resume(options: DinoDetrTrainingArguments) -> str | None:
             f"{folder} holds a run already: go on with --resume_from_checkpoint latest, or choose another --output_dir"
         )
     return options.resume_from_checkpoint
-
-
-def describe(figures: dict[str, float]) -> str:
-    """The best figures in a line of JSON."""
-    return json.dumps({name.removeprefix("eval_"): round(value, 4) for name, value in figures.items()})
