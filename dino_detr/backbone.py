@@ -1,11 +1,19 @@
 """A plain ViT of transformers or timm made ready: patch size, position grid, padding, freezing."""
 
+import os
 from types import MethodType
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import AutoBackbone, AutoConfig, PreTrainedConfig, TimmBackbone, TimmBackboneConfig
+from transformers import (
+    MODEL_FOR_BACKBONE_MAPPING,
+    AutoBackbone,
+    AutoConfig,
+    PreTrainedConfig,
+    TimmBackbone,
+    TimmBackboneConfig,
+)
 from transformers.utils import logging
 
 try:
@@ -45,6 +53,8 @@ class DinoDetrBackbone(nn.Module):
         for name, parameter in self.model.named_parameters():
             if self.frozen or any(part in name for part in unused):
                 parameter.requires_grad_(False)
+        if self.frozen:
+            self.model.eval()
 
     def train(self, mode: bool = True) -> "DinoDetrBackbone":
         super().train(mode)
@@ -103,7 +113,8 @@ def load_pretrained_backbone(source: str, patch_size: int | None = None) -> nn.M
     # the reference takes DINOv2's last block as it is; DINOv3's outputs are meant to be normed
     config.apply_layernorm = config.model_type == "dinov3_vit"
     config.out_features, config.reshape_hidden_states = [config.stage_names[-1]], True
-    backbone, loading = AutoBackbone.from_pretrained(
+    # `AutoBackbone.from_pretrained` would ask the Hub whether it knows `source`, be it a folder or offline
+    backbone, loading = MODEL_FOR_BACKBONE_MAPPING[type(config)].from_pretrained(
         source, config=config, dtype=torch.float32, output_loading_info=True
     )
     missing = sorted(set(loading["missing_keys"]) | {str(key) for key in loading["mismatched_keys"]})
@@ -114,6 +125,8 @@ def load_pretrained_backbone(source: str, patch_size: int | None = None) -> nn.M
     if patch_size is not None and patch_size != backbone_patch_size(config):
         backbone = _change_patch_size(backbone, patch_size)
         logger.warning(_describe_change(source, backbone_patch_size(config), backbone))
+    if os.path.isdir(source):
+        backbone.config.name_or_path = ""  # a checkpoint does not tell where on a machine it was made
     return backbone
 
 
@@ -151,8 +164,9 @@ def _load_timm_backbone(name: str, patch_size: int | None) -> nn.Module:
     if timm.get_pretrained_cfg(name) is None:
         raise ValueError(f"timm knows no pretrained model named {name!r}")
     with torch.device("meta"):  # only to learn its own patch and image size
-        embedding = getattr(timm.create_model(name), "patch_embed", None)
-    if embedding is None or not hasattr(embedding, "patch_size"):
+        model = timm.create_model(name)
+    embedding = getattr(model, "patch_embed", None)
+    if not hasattr(model, "blocks") or not hasattr(embedding, "patch_size"):
         raise ValueError(f"timm:{name} is not a plain ViT, which the feature pyramid needs")
     arguments = {
         "img_size": embedding.img_size[0],

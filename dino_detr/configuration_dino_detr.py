@@ -68,8 +68,10 @@ class DinoDetrConfig(PreTrainedConfig):
             The data set's own category id of each class, in class order.
 
     Raises:
-        ValueError, TypeError: for an unknown or ill-typed argument, or values that contradict each other. (Unknown
-        keys of a `config.json` are only warned of, so that checkpoints of newer versions load.)
+        ValueError: for an unknown argument.
+        huggingface_hub.errors.StrictDataclassError: for an ill-typed one, or values that contradict each other.
+
+    Unknown keys of a `config.json` are only warned of, so that checkpoints of newer versions load.
     """
 
     model_type = "dino_detr_vit"
@@ -127,6 +129,9 @@ class DinoDetrConfig(PreTrainedConfig):
     def from_dict(cls, config_dict, **kwargs):
         """As transformers', except that keys this version does not know are dropped with a warning."""
         known = set(cls.__dataclass_fields__) | _BASE_ARGUMENTS
+        unknown = sorted(set(kwargs) - known - {"return_unused_kwargs", "_from_auto", "_from_pipeline"})
+        if unknown and not kwargs.get("return_unused_kwargs"):
+            raise ValueError(f"DinoDetrConfig has no argument named {', '.join(unknown)}")
         unknown = sorted(set(config_dict) - known)
         if unknown:
             logger.warning(f"Ignoring what this version of DinoDetrConfig does not know: {', '.join(unknown)}")

@@ -71,4 +71,8 @@ class Neck(nn.Module):
         )
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
-        return [level(feature_map) for level, feature_map in zip(self.levels, maps)]
+        # not `norm(x)`, which refuses a single value per group: one cell of the narrowest model
+        return [
+            torch.group_norm(convolution(feature_map), norm.num_groups, norm.weight, norm.bias, norm.eps)
+            for (convolution, norm), feature_map in zip(self.levels, maps)
+        ]

@@ -1,5 +1,7 @@
 """Images and COCO annotations become tensors; the model's outputs become boxes in pixels."""
 
+import os
+
 import numpy as np
 import torch
 from PIL import Image, ImageOps
@@ -45,6 +47,12 @@ class DinoDetrImageProcessor(TorchvisionBackend):
     do_pad = True
     do_convert_rgb = True
     model_input_names = ["pixel_values", "pixel_mask"]
+
+    def fetch_images(self, images):
+        """As transformers', but files are opened with Pillow, so that they become what their images become."""
+        if isinstance(images, str) and os.path.isfile(images):
+            return Image.open(images)
+        return super().fetch_images(images)
 
     def process_image(self, image, **kwargs) -> Tensor:
         """As transformers', after making PIL images upright RGB."""

@@ -98,7 +98,15 @@ class DinoDetrPreTrainedModel(PreTrainedModel):
         for module in model.modules():
             if isinstance(module, DinoDetrBackbone):
                 module.freeze()
+        for parameter in model.parameters():
+            # where they lie in the file decides which CPU kernels run, and so the last bits of the outputs
+            if parameter.device.type == "cpu" and parameter.data_ptr() % 64:
+                parameter.data = parameter.data.clone()
         return loaded
+
+    def _initialize_weights(self, module: nn.Module, is_custom_code: bool = False) -> None:
+        """As transformers', which in code outside its tree skips modules without parameters of their own."""
+        super()._initialize_weights(module, is_custom_code=False)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

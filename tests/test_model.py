@@ -1,7 +1,6 @@
 """What the detector promises: sizes, denoising, precision, initialisation, loading, configuration, matching, errors."""
 
 import copy
-import dataclasses
 import json
 import logging
 import math
@@ -268,7 +267,7 @@ def seen_dtypes(monkeypatch):
 @pytest.mark.parametrize("kind", ["dinov2", "timm_backbone"])
 def test_half_precision_keeps_boxes_and_losses_in_float32(kind, how, seen_dtypes, tmp_path):
     """
-    Boxes on average within 1 % of the image and losses within 5 % of float32's (bfloat16 has 8 bits); backward works.
+    Boxes on average within 1 % of the image and the loss within 5 % of float32's (bfloat16 has 8 bits); backward works.
 
     All queries start with one content, so that a changed order of the selected tokens changes only the order.
     """
@@ -299,8 +298,7 @@ def test_half_precision_keeps_boxes_and_losses_in_float32(kind, how, seen_dtypes
         return boxes[linear_sum_assignment(distance.T)[1]]
 
     assert (sorted_out(outputs.pred_boxes[0]) - expected.pred_boxes[0]).abs().mean() < 0.01
-    for name, term in expected.loss_dict.items():
-        torch.testing.assert_close(outputs.loss_dict[name], term, atol=0.02, rtol=0.05)
+    torch.testing.assert_close(outputs.loss, expected.loss, atol=0, rtol=0.05)
     outputs.loss.backward()
     assert all(torch.isfinite(parameter.grad).all() for parameter in model.parameters() if parameter.grad is not None)
 
@@ -347,11 +345,11 @@ def test_initialisation_fills_every_parameter_and_buffer(kind):
     check_initial_facts(model)
 
 
-def test_a_checkpoint_that_lacks_weights_starts_them_as_a_new_model_does(tmp_path, caplog):
+def test_a_checkpoint_that_lacks_weights_starts_them_as_a_new_model_does(tmp_path):
     """Through transformers' meta device; what is there is loaded."""
     full = tiny_detector()
     kept = {name: value for name, value in full.state_dict().items() if name.startswith("model.backbone.")}
-    full.save_pretrained(tmp_path, state_dict=kept)
+    full.save_pretrained(tmp_path, state_dict=dict(kept))
     model, loading = DinoDetrForObjectDetection.from_pretrained(tmp_path, output_loading_info=True)
     assert len(loading["missing_keys"]) == len(full.state_dict()) - len(kept) and not loading["unexpected_keys"]
     check_initial_facts(model)
@@ -665,6 +663,10 @@ def test_pictures_of_every_kind_become_the_same_upright_rgb(processor, picture, 
     assert sixteen.mode.startswith("I;16")
     for image in (grey, sixteen, grey.convert("P"), grey.convert("LA"), grey.convert("RGBA")):
         assert torch.equal(pixels(image), pixels(grey.convert("RGB"))), image.mode
+        image.save(tmp_path / "kind.png")
+        assert torch.equal(pixels(str(tmp_path / "kind.png")), pixels(image)), f"path to {image.mode}"
+    for array in (np.asarray(grey)[None], np.asarray(grey)[..., None]):
+        assert torch.equal(pixels(array), pixels(grey)), f"array of {array.shape}"
     assert torch.equal(pixels(picture.convert("CMYK")), pixels(picture.convert("CMYK").convert("RGB")))
 
 

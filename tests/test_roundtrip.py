@@ -33,7 +33,7 @@ socket.create_connection = socket.getaddrinfo = NoSocket
 STRANGER = """
 import sys
 
-HIDDEN = {"dino_detr", "timm", "triton", "scipy", "sklearn", "pycocotools", "evaluate", "datasets", "matplotlib"}
+HIDDEN = {"dino_detr", "timm", "triton", "scipy", "sklearn", "pycocotools", "evaluate", "datasets", "accelerate"}
 
 class Hiding:
     "A finder that does not find what is hidden: to importlib it is not installed."
@@ -68,7 +68,6 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForObjectDetection, pipeline
 
-torch.set_num_threads(2)
 source, inputs, results, arguments = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), json.loads(sys.argv[4])
 results.mkdir()
 image = Image.open(inputs / "image.png")
@@ -147,7 +146,11 @@ def run(tmp_path, script, source, inputs, arguments, **environment):
         for name, value in os.environ.items()
         if name != "PYTHONPATH" and not name.startswith(("HF_", "HUGGINGFACE_", "TRANSFORMERS_"))
     }
-    defaults = {"HF_HOME": str(tmp_path / "hf"), "HF_MODULES_CACHE": str(tmp_path / "modules")}
+    defaults = {
+        "HF_HOME": str(tmp_path / "hf"),
+        "HF_MODULES_CACHE": str(tmp_path / "modules"),
+        "OMP_NUM_THREADS": str(torch.get_num_threads()),  # sums are taken in the same order
+    }
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "script.py").write_text("import sys\n" + script)
     results = tmp_path / "results"

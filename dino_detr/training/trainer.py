@@ -5,7 +5,7 @@ import time
 
 import torch
 from accelerate.utils import broadcast_object_list, gather_object
-from transformers import Trainer
+from transformers import ProgressCallback, Trainer
 
 from ..data import category_ids, class_names
 from ..data.samples import collate
@@ -14,6 +14,15 @@ from ..evaluation.detections import detect, references
 from .optimizer import build_optimizer
 
 FIGURES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
+
+
+class BriefProgress(ProgressCallback):
+    """The progress bar with a few figures of each log line; the rest is in the run folder."""
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        shown = ("loss", "learning_rate", "eval_AP", "eval_AP50", "eval_seconds", "epoch", "train_runtime")
+        brief = {name: value for name, value in (logs or {}).items() if name in shown}
+        super().on_log(args, state, control, logs=brief, **kwargs)
 
 
 class DetectionTrainer(Trainer):
@@ -28,6 +37,9 @@ class DetectionTrainer(Trainer):
 
     def __init__(self, processor, **kwargs):
         super().__init__(data_collator=lambda samples: collate(samples, processor), **kwargs)
+        if not self.args.disable_tqdm:
+            self.remove_callback(ProgressCallback)
+            self.add_callback(BriefProgress)
         self.processor = processor
         self.model_accepts_loss_kwargs = False  # the loss is normalised by boxes, not by items the Trainer counts
         self._terms: dict[str, torch.Tensor] = {}
