@@ -9,6 +9,7 @@ from transformers import ProgressCallback, Trainer
 
 from ..data import category_ids, class_names
 from ..data.samples import collate
+from ..data.sampling import AspectGroupedSampler
 from ..evaluation import CocoDetectionMetric
 from ..evaluation.detections import detect, references
 from .optimizer import build_optimizer
@@ -44,6 +45,10 @@ class DetectionTrainer(Trainer):
         self.model_accepts_loss_kwargs = False  # the loss is normalised by boxes, not by items the Trainer counts
         self._terms: dict[str, torch.Tensor] = {}
         self._steps, self._waited, self._since = 0, 0.0, time.perf_counter()
+
+    def _get_train_sampler(self, train_dataset=None) -> AspectGroupedSampler:
+        samples = self.train_dataset if train_dataset is None else train_dataset
+        return AspectGroupedSampler(samples.rows, self.args.per_device_train_batch_size, self.args.seed)
 
     def create_optimizer(self, model=None) -> torch.optim.Optimizer:
         if self.optimizer is None:
