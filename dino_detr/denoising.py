@@ -46,17 +46,6 @@ class DenoisingQueries:
         """Slots in a half-group."""
         return self.labels.shape[1] // (2 * self.num_groups)
 
-    def assigned_boxes(self) -> Tensor:
-        """Which of its image's boxes each slot is to restore: int64 `[B, P]`, -1 for negative and empty slots."""
-        batch_size = self.labels.shape[0]
-        box_index = self.box_index
-        if box_index is None:
-            box_index = torch.arange(self.half_group, device=self.labels.device).expand(batch_size, -1)
-        halves = self.labels.unflatten(1, (self.num_groups, 2, self.half_group))
-        assigned = box_index[:, None, None].expand_as(halves).clone()
-        assigned[:, :, 1] = -1
-        return assigned.masked_fill(halves < 0, -1).flatten(1)
-
     def attention_mask(self, num_queries: int) -> Tensor:
         """
         Who may attend to whom among `P` denoising and `num_queries` matching queries: bool `[P+Q, P+Q]`, True where

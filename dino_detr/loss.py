@@ -40,10 +40,15 @@ def detection_losses(logits: Tensor, boxes: Tensor, targets: Targets, matched: A
 
 
 def denoising_assignment(queries: DenoisingQueries, targets: Targets, num_layers: int) -> Assignment:
-    """Positive slots belong to the boxes they were made from; the same in every layer."""
-    box = queries.assigned_boxes()  # [B, P]
-    image, slot = torch.nonzero(box >= 0, as_tuple=True)
-    target = targets.offsets()[image] + box[image, slot]
+    """Positive slots belong to the boxes they were made from; the same in every layer. Nothing waits for the device."""
+    fitting = torch.tensor([min(count, queries.half_group) for count in targets.counts])
+    image = torch.arange(len(fitting)).repeat_interleave(fitting)
+    box = torch.arange(len(image)) - (fitting.cumsum(0) - fitting).repeat_interleave(fitting)
+    first_slots = torch.arange(queries.num_groups) * 2 * queries.half_group  # of the positive half-groups
+    device = targets.boxes.device
+    slot = (first_slots[:, None] + box).flatten().to(device, non_blocking=True)
+    image, box = (x.repeat(queries.num_groups).to(device, non_blocking=True) for x in (image, box))
+    target = targets.offsets()[image] + (box if queries.box_index is None else queries.box_index[image, box])
     return Assignment(image, slot.expand(num_layers, -1), target.expand(num_layers, -1))
 
 

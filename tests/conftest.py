@@ -1,5 +1,6 @@
 """Where the golden numbers are, and how many threads the tests take."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,8 @@ CORE = ROOT / "tests" / "golden"  # weights, batches, outputs and losses: enough
 FULL = ROOT.parent / "shared" / "golden"  # gradients and intermediates too
 BCCD = ROOT.parent / "shared" / "data" / "bccd"
 
-torch.set_num_threads(2)
+# several workers with several threads each would wait for one another
+torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
 
 
 @pytest.fixture(scope="session")

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from dino_detr import DinoDetrForObjectDetection
 from dino_detr.data.digits import render_scene
 from dino_detr.evaluation import score_results
+from dino_detr.hub import load_reference_checkpoint
 from dino_detr.training import parse_options
 
 ROOT = Path(__file__).parent.parent
@@ -232,6 +233,18 @@ def test_errors_name_the_culprit(recipe, data, finished, tmp_path):
         sys.executable, "train.py", recipe, "--output_dir", tmp_path / "x", "--eval_split", "test", expect=1
     )  # fmt: skip
     assert "no split 'test'" in output and "train" in output and "Traceback" not in output
+
+
+def test_convert(core_golden, tmp_path):
+    """A detrex checkpoint becomes a folder that loads to the same model."""
+    command = [sys.executable, "-m", "dino_detr.cli", "convert", core_golden / "state_dict.safetensors"]
+    command += ["--reference-config", core_golden / "config.json", "--output", tmp_path / "converted"]
+    run(*command)
+    model = DinoDetrForObjectDetection.from_pretrained(tmp_path / "converted")
+    expected = load_reference_checkpoint(core_golden / "state_dict.safetensors", core_golden / "config.json")
+    for name, tensor in expected.state_dict().items():
+        assert torch.equal(model.state_dict()[name], tensor), name
+    assert "holds a checkpoint already" in run(*command, expect=1)
 
 
 @pytest.mark.slow

@@ -111,6 +111,11 @@ def convert_config(reference: dict) -> DinoDetrConfig:
             [matcher["alpha"], matcher["gamma"]],
             [reference["focal_alpha"], reference["focal_gamma"]],
         ),
+        "loss_weights": (
+            weights,  # the same for every layer, the encoder's head and denoising
+            {name: weights["_".join(name.split("_")[:2])] for name in weights},
+        ),
+        "vit.mlp_ratio": (vit["mlp_ratio"], int(vit["mlp_ratio"])),
         "vit.final_norm": (vit["final_norm"], False),
         "vit.class_token": (vit["class_token"], True),
         "vit.register_tokens": (vit["register_tokens"], 0),
@@ -126,7 +131,7 @@ def convert_config(reference: dict) -> DinoDetrConfig:
             "hidden_size": vit["embed_dim"],
             "num_hidden_layers": vit["depth"],
             "num_attention_heads": vit["num_heads"],
-            "mlp_ratio": vit["mlp_ratio"],
+            "mlp_ratio": int(vit["mlp_ratio"]),
             "patch_size": vit["patch_size"],
             "image_size": vit["img_size"],
             "qkv_bias": vit["qkv_bias"],
