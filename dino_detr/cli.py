@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 from datasets import Dataset, Image
+from huggingface_hub.errors import StrictDataclassError
 from PIL import Image as PILImage
 from transformers import AutoImageProcessor, AutoModelForObjectDetection, TrainingArguments
 
@@ -31,7 +32,7 @@ def main(arguments: list[str] | None = None) -> None:
         else:
             options = build_parser().parse_args(arguments)
             options.run(options)
-    except (ValueError, FileNotFoundError, FileExistsError) as error:
+    except (ValueError, OSError, StrictDataclassError) as error:
         sys.exit(f"dino-detr: {error}")
     if trainer is not None:
         train(trainer)
@@ -51,6 +52,8 @@ def build_parser() -> argparse.ArgumentParser:
     verb.add_argument("--predictions", metavar="FILE.json", help="write the detections as COCO results")
     verb.add_argument("--batch_size", type=int, default=8, help="images of one size at a time (default: 8)")
 
+    verb.add_argument("--num_workers", type=int, default=0, help="processes that read images (default: 0)")
+
     verb = verbs.add_parser("predict", help="detect in images: pictures with boxes and detections.json")
     verb.set_defaults(run=run_predict)
     verb.add_argument("checkpoint", metavar="CHECKPOINT", help="checkpoint folder or Hub id")
@@ -67,7 +70,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def prepare_training(arguments: list[str]) -> DetectionTrainer | None:
-    if not arguments or arguments[0] in ("-h", "--help"):
+    if not arguments or {"-h", "--help"} & set(arguments):
         print(_train_help())
         return None
     return prepare(parse_options(arguments))
@@ -82,11 +85,12 @@ def run_evaluate(options: argparse.Namespace) -> None:
         rows = _load_rows(options.dataset, options.split)
         model, processor = _load_checkpoint(options.source)
         names = [model.config.id2label[index] for index in range(model.config.num_labels)]
-        if names != class_names(rows):
+        nameless = names == [f"LABEL_{index}" for index in range(len(class_names(rows)))]  # a converted checkpoint
+        if names != class_names(rows) and not nameless:
             raise ValueError(
                 f"{options.source} knows the classes {names}, but {options.dataset} has {class_names(rows)}"
             )
-        detections = list(detect(model, processor, rows, range(len(rows)), batch_size=options.batch_size))
+        detections = list(detect(model, processor, rows, range(len(rows)), options.batch_size, options.num_workers))
         metric = CocoDetectionMetric(category_ids=category_ids(rows), class_names=class_names(rows))
         metric.add_batch(predictions=detections, references=references(rows))
         figures = metric.compute()

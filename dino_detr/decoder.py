@@ -91,7 +91,8 @@ class DinoDetrDecoder(nn.Module):
     def embed_boxes(self, boxes: Tensor) -> Tensor:
         """Boxes `[B, N, 4]` cxcywh -> positions `[B, N, D]`; the reference's order is (y, x, w, h)."""
         d_model = self.norm.normalized_shape[0]
-        sine = sine_embedding(boxes[..., [1, 0, 2, 3]] * 2 * math.pi, d_model // 2).flatten(2)
+        boxes = torch.cat([boxes[..., 1:2], boxes[..., :1], boxes[..., 2:]], dim=-1)
+        sine = sine_embedding(boxes * 2 * math.pi, d_model // 2).flatten(2)
         return self.ref_point_head(sine.to(self.norm.weight.dtype))
 
     def forward(

@@ -41,6 +41,11 @@ class DenoisingQueries:
                 f"{list(self.labels.shape)}, not {list(self.boxes.shape)}"
             )
 
+    def to(self, device: torch.device) -> "DenoisingQueries":
+        """The same noise on a device."""
+        box_index = None if self.box_index is None else self.box_index.to(device)
+        return DenoisingQueries(self.labels.to(device), self.boxes.to(device), self.num_groups, box_index)
+
     @property
     def half_group(self) -> int:
         """Slots in a half-group."""

@@ -260,6 +260,10 @@ class DinoDetrModel(DinoDetrPreTrainedModel):
         boxes = encoder_boxes.detach()
         attention_mask = None
         if denoising_queries is not None:
+            if len(denoising_queries.labels) != batch_size:
+                raise ValueError(
+                    f"denoising_queries is for {len(denoising_queries.labels)} images, pixel_values has {batch_size}"
+                )
             contents, starts = self._embed_denoising(denoising_queries)
             queries, boxes = torch.cat([contents, queries], dim=1), torch.cat([starts, boxes], dim=1)
             attention_mask = denoising_queries.attention_mask(num_queries)
@@ -360,6 +364,8 @@ class DinoDetrForObjectDetection(DinoDetrPreTrainedModel):
                     self.config.label_noise_ratio,
                     self.config.box_noise_scale,
                 )
+        if denoising_queries is not None:
+            denoising_queries = denoising_queries.to(pixel_values.device)
         outputs = self.model(pixel_values, pixel_mask, denoising_queries)
         if targets is None:
             logits, boxes = self._predict(outputs, -1)

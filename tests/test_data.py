@@ -310,12 +310,13 @@ def test_collate(samples):
     assert len(batch["labels"][2]["boxes"]) == 0
 
 
-def test_batches_are_upright_or_not_and_every_sample_comes_once(tmp_path):
+def test_batches_are_upright_or_not_and_every_sample_comes_once():
     rows = Dataset.from_dict({"width": [3, 4, 5, 2] * 25, "height": [4, 3, 2, 5] * 25})
-    sampler = AspectGroupedSampler(rows, batch_size=8, seed=1)
+    samples = TrainingSamples(rows, None, seed=1)
+    sampler = AspectGroupedSampler(samples, batch_size=8)
     orders = []
     for epoch in (0, 1, 0):
-        sampler.set_epoch(epoch)
+        samples.set_epoch(epoch)
         order = list(sampler)
         assert sorted(order) == list(range(100))
         batches = [order[start : start + 8] for start in range(0, 100, 8)]

@@ -18,6 +18,7 @@ from .rows import detection_features
 NUM_SCENES = {"train": 4000, "val": 250}
 DIGIT_HEIGHTS = (16, 72)  # pixels, of the box around the ink
 
+_BACKGROUND_LUMA, _INK_LUMA = (20, 95), (170, 245)  # coloured chalk on a coloured board
 _LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 
 
@@ -63,17 +64,16 @@ def render_scene(split: str, index: int) -> tuple[np.ndarray, list[list[int]], l
     if rng.random() < 0.2:
         height, width = width, height
 
-    dark_background = rng.random() < 0.5
-    background_luma, ink_luma = ((25, 95), (175, 245)) if dark_background else ((160, 230), (10, 80))
-    first, second = _colour(rng, background_luma), _colour(rng, background_luma)
+    first, second = _colour(rng, _BACKGROUND_LUMA), _colour(rng, _BACKGROUND_LUMA)
     scene = first + _texture(rng, height, width)[..., None] * (second - first)
 
     boxes, digits = [], []
     samples = handwritten_samples(split)
     num_digits = rng.integers(2, 9)
-    # Log-uniform, so that small and large digits are equally frequent; the largest first, while there is room.
-    digit_heights = np.exp(rng.uniform(*np.log(DIGIT_HEIGHTS), size=num_digits)).round().astype(int)
-    for digit_height in sorted(digit_heights.tolist(), reverse=True):
+    smallest, largest = DIGIT_HEIGHTS
+    # the larger, the more frequent; the largest first, while there is room
+    digit_heights = smallest + (largest - smallest) * np.sqrt(rng.random(num_digits))
+    for digit_height in sorted(digit_heights.round().astype(int).tolist(), reverse=True):
         sample = int(rng.choice(samples))
         ink = _ink(sample, digit_height)  # [h, w], 0..1
         h, w = ink.shape
@@ -84,7 +84,7 @@ def render_scene(split: str, index: int) -> tuple[np.ndarray, list[list[int]], l
             continue
         x, y = place
         region = scene[y : y + h, x : x + w]
-        region += ink[..., None] * (_colour(rng, ink_luma) - region)
+        region += ink[..., None] * (_colour(rng, _INK_LUMA) - region)
         boxes.append([x, y, w, h])
         digits.append(int(load_handwriting().target[sample]))
     return scene.clip(0, 255).round().astype(np.uint8), boxes, digits
@@ -108,9 +108,9 @@ def _smooth_digit(sample: int) -> Image.Image:
     """A handwritten digit as a large smooth shape, cropped to its ink; 0..255."""
     margin = np.pad(load_handwriting().images[sample].astype(np.float32), 1)
     large = np.asarray(Image.fromarray(margin).resize((160, 160), Image.Resampling.BICUBIC))
-    # Strokes of 8x8 scans are grey at their edges; a steep ramp at half of full ink makes them crisp, and thin
-    # enough for the holes of 8 and 9 to stay open.
-    shape = Image.fromarray((((large - 7) / 3).clip(0, 1) * 255).astype(np.uint8))
+    # Strokes of 8x8 scans are grey at their edges; a ramp below half of full ink makes them crisp, thin enough for
+    # the holes of 8 and 9 to stay open, thick enough for faint strokes not to break.
+    shape = Image.fromarray((((large - 4) / 6).clip(0, 1) * 255).astype(np.uint8))
     return shape.crop(shape.point(lambda value: 255 * (value >= 128)).getbbox())
 
 

@@ -28,6 +28,11 @@ class TrainingSamples(torch.utils.data.Dataset):
         self.rows, self.augmentation, self.seed = rows, augmentation, seed
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # seen by workers that outlive an epoch
 
+    @property
+    def epoch(self) -> int:
+        """The epoch that samples are drawn for."""
+        return int(self._epoch)
+
     def set_epoch(self, epoch: int) -> None:
         """Called by accelerate's data loader before each epoch."""
         self._epoch.fill_(epoch)

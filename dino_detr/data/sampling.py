@@ -3,8 +3,9 @@
 from collections.abc import Iterator
 
 import torch
-from datasets import Dataset
 from torch.utils.data import Sampler
+
+from .samples import TrainingSamples
 
 
 class AspectGroupedSampler(Sampler[int]):
@@ -12,28 +13,24 @@ class AspectGroupedSampler(Sampler[int]):
     A random order, every sample once, in which batches are all upright or all not, as far as that comes out.
 
     A batch is padded to its widest and its tallest image; the reference groups by aspect ratio for the same reason. The
-    order depends on (seed, epoch) alone.
+    order depends on the samples' (seed, epoch) alone.
 
     Args:
-        rows: of `load_detection_dataset`.
+        samples: whose epoch is the order's too. (accelerate tells the epoch to a sampler or to the data set, never to
+            both.)
         batch_size: images of one process in one forward.
-        seed: of the run.
     """
 
-    def __init__(self, rows: Dataset, batch_size: int, seed: int):
-        sizes = rows.select_columns(["width", "height"])[:]
+    def __init__(self, samples: TrainingSamples, batch_size: int):
+        sizes = samples.rows.select_columns(["width", "height"])[:]
         self.upright = torch.tensor(sizes["height"]) >= torch.tensor(sizes["width"])
-        self.batch_size, self.seed, self.epoch = batch_size, seed, 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Called by accelerate's data loader before each epoch."""
-        self.epoch = epoch
+        self.samples, self.batch_size = samples, batch_size
 
     def __len__(self) -> int:
         return len(self.upright)
 
     def __iter__(self) -> Iterator[int]:
-        generator = torch.Generator().manual_seed(hash((self.seed, self.epoch)) % 2**63)
+        generator = torch.Generator().manual_seed(hash((self.samples.seed, self.samples.epoch)) % 2**63)
         order = torch.randperm(len(self), generator=generator)
         batches, rest = [], []
         for upright in (True, False):

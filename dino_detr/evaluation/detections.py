@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from functools import partial
 
 import numpy as np
 import torch
@@ -39,7 +40,7 @@ def detect(
         rows.select_columns(["image", "image_id"]),
         batch_sampler=batches,
         num_workers=num_workers,
-        collate_fn=lambda samples: _process(samples, processor),
+        collate_fn=partial(_process, processor=processor),
     )
     for image_ids, image_sizes, groups in loader:
         for positions, pixel_values in groups:

@@ -21,8 +21,7 @@ A [DINO](https://arxiv.org/abs/2203.03605) detector on a {{ backbone }} backbone
 |---|---|---|---|---|---|
 | {% for figure in figures %}{{ figure }} | {% endfor %}
 
-COCO's average precision of these weights on the split `{{ split }}` (best of the run, at step {{ step }});
-a dash: no object of that size.
+COCO's average precision of these weights on the split `{{ split }}`; a dash: no object of that size.
 
 ## Use
 
@@ -44,16 +43,16 @@ transformers {{ versions["transformers"] }}. The whole recipe is in `recipe.yaml
 
 def write_card(run_folder: str | Path) -> None:
     """
-    Write `README.md` into a finished run folder, from its `recipe.yaml`, `evaluation.jsonl` and `environment.json`.
+    Write `README.md` into a finished run folder, from what else is in it.
 
-    The figures are those of the best evaluation by AP, whose weights the folder holds.
+    The figures are those of `figures.json`, measured of the very weights that the folder holds.
     """
     folder = Path(run_folder)
     recipe = yaml.safe_load((folder / "recipe.yaml").read_text())
     environment = json.loads((folder / "environment.json").read_text())
     config = json.loads((folder / "config.json").read_text())
-    history = read_history(folder / "evaluation.jsonl")
-    best = max(history, key=lambda line: line["AP"])
+    best = json.loads((folder / "figures.json").read_text())
+    steps = read_history(folder / "metrics.jsonl")[-1]["step"]
     name = folder.resolve().name
     classes = [config["id2label"][str(index)] for index in range(len(config["id2label"]))]
     data = ModelCardData(
@@ -82,8 +81,7 @@ def write_card(run_folder: str | Path) -> None:
         split=recipe["eval_split"],
         classes=classes,
         figures=[f"{best[f]:.3f}" if best[f] >= 0 else "-" for f in ("AP", "AP50", "AP75", "APs", "APm", "APl")],
-        step=best["step"],
-        steps=history[-1]["step"],
+        steps=steps,
         batch_size=recipe["total_batch_size"],
         processes=environment["processes"],
         device=environment["device"],

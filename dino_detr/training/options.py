@@ -5,6 +5,7 @@ import json
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
+import torch
 import yaml
 from transformers import HfArgumentParser, TrainingArguments
 
@@ -67,23 +68,37 @@ class DinoDetrTrainingArguments(TrainingArguments):
     remove_unused_columns: bool | None = field(default=False, metadata={"help": "Must be false: images are a column."})
     logging_steps: float = field(default=20, metadata={"help": "Steps between log lines."})
     report_to: None | str | list[str] = field(default="none", metadata={"help": "Trackers to report to."})
+    eval_strategy: str = field(default="epoch", metadata={"help": "When to evaluate: steps, epoch or no."})
+    save_strategy: str = field(default="epoch", metadata={"help": "When to save; as eval_strategy, to keep the best."})
+    ddp_find_unused_parameters: bool | None = field(
+        default=False, metadata={"help": "Not needed: every parameter gets a gradient in every step."}
+    )
     logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Hide losses that are not finite."})
+
+    recipe: dict = field(default_factory=dict, init=False, repr=False)  # what was asked for, by name
 
     def __post_init__(self):
         if isinstance(self.model_config, str):
             self.model_config = json.loads(self.model_config)
+        # YAML's own types do not pass through argparse
+        self.lr_decay_steps = [float(step) for step in _as_list(self.lr_decay_steps)]
+        self.image_sizes = [int(size) for size in _as_list(self.image_sizes)]
         super().__post_init__()
         if self.model is None and self.backbone is None and "backbone_config" not in (self.model_config or {}):
             raise ValueError("say what to train: model, backbone, or model_config with a backbone_config")
         if self.model is not None and self.backbone is not None:
             raise ValueError("model and backbone are both given, but a checkpoint brings its own backbone")
+        if (self.model or self.backbone) and "backbone_config" in (self.model_config or {}):
+            raise ValueError("model_config has a backbone_config, but model or backbone brings its own: leave one out")
+        if self.optim not in ("adamw_torch", "adamw_torch_fused"):
+            raise ValueError(f"optim={self.optim} is not the recipe's AdamW, whose parameter groups are fixed")
         if self.dataset is None:
             raise ValueError("say what to train on: dataset")
         if self.remove_unused_columns:
             raise ValueError("remove_unused_columns must be false: the columns are what samples are made of")
         if self.n_gpu > 1:
             self._n_gpu = 1  # nn.DataParallel cannot split labels
-            print(f"Training on one GPU; `accelerate launch train.py ...` uses all {self.device_count()}.")
+            print(f"Training on one GPU; `accelerate launch train.py ...` uses all {torch.cuda.device_count()}.")
         per_step = self.world_size * self.gradient_accumulation_steps
         if self.total_batch_size % per_step:
             raise ValueError(
@@ -120,4 +135,12 @@ def parse_options(arguments: list[str]) -> DinoDetrTrainingArguments:
     parser = HfArgumentParser(DinoDetrTrainingArguments, prog="dino-detr train", allow_abbrev=False)
     parser.set_defaults(**{"output_dir": f"runs/{path.stem}", **values})
     (options,) = parser.parse_args_into_dataclasses(args=rest, look_for_args_file=False)
+    ours = known - {f.name for f in fields(TrainingArguments)}
+    asked = ours | set(values) | {name for name in on_command_line if name in known}
+    resolved = options.to_dict()
+    options.recipe = {name: resolved[name] for name in sorted(asked - {"resume_from_checkpoint", "hub_token"})}
     return options
+
+
+def _as_list(value) -> list:
+    return list(value) if isinstance(value, (list, tuple)) else [value]

@@ -1,5 +1,6 @@
 """A training run from options to run folder."""
 
+import json
 from pathlib import Path
 
 from transformers import set_seed
@@ -28,6 +29,8 @@ def prepare(options: DinoDetrTrainingArguments) -> DetectionTrainer:
     options.resume_from_checkpoint = _checkpoint_to_resume(options)
     set_seed(options.seed)
     train_rows = drop_images_without_boxes(load_detection_dataset(options.dataset, options.train_split))
+    if not len(train_rows):
+        raise ValueError(f"{options.dataset}: no image of {options.train_split} has a box to learn from")
     eval_rows = load_detection_dataset(options.dataset, options.eval_split)
     if class_names(train_rows) != class_names(eval_rows):
         raise ValueError(
@@ -57,12 +60,14 @@ def train(trainer: DetectionTrainer) -> dict[str, float]:
         The figures of the best weights on the evaluation split.
     """
     trainer.train(resume_from_checkpoint=trainer.args.resume_from_checkpoint)
-    figures = trainer.evaluate()
+    metrics = trainer.evaluate(metric_key_prefix="best")
+    figures = {name.removeprefix("best_"): value for name, value in metrics.items()}
     if trainer.is_world_process_zero():
         folder = Path(trainer.args.output_dir)
         trainer.model.save_pretrained(folder)
         trainer.processor.save_pretrained(folder)
         draw_sample_detections(trainer.model, trainer.processor, trainer.eval_dataset, folder)
+        (folder / "figures.json").write_text(json.dumps({**figures, "per_class": trainer.per_class}, indent=2) + "\n")
         write_card(folder)
     trainer.accelerator.wait_for_everyone()
     return figures
@@ -76,10 +81,8 @@ def build_model(options: DinoDetrTrainingArguments, names: list[str], ids: list[
             arguments[name] = getattr(options, name)
     arguments |= {"id2label": dict(enumerate(names)), "category_ids": ids, "freeze_backbone": options.freeze_backbone}
     if options.model is not None:
-        config = DinoDetrConfig.from_pretrained(options.model)
-        arguments["label2id"] = {name: index for index, name in enumerate(names)}
-        for name, value in arguments.items():
-            setattr(config, name, value)
+        trained = DinoDetrConfig.from_pretrained(options.model).to_dict()
+        config = DinoDetrConfig(**(trained | arguments | {"label2id": None}))
         return DinoDetrForObjectDetection.from_pretrained(options.model, config=config, ignore_mismatched_sizes=True)
     if options.backbone is not None:
         return DinoDetrForObjectDetection.from_backbone(options.backbone, patch_size=options.patch_size, **arguments)
@@ -93,8 +96,10 @@ def _checkpoint_to_resume(options: DinoDetrTrainingArguments) -> str | None:
         if checkpoint is None:
             raise FileNotFoundError(f"{folder} holds no checkpoint to resume from")
         return checkpoint
-    if options.resume_from_checkpoint is None and (folder / "metrics.jsonl").exists():
+    taken = any((folder / name).exists() for name in ("metrics.jsonl", "evaluation.jsonl", "config.json"))
+    if options.resume_from_checkpoint is None and (taken or any(folder.glob("checkpoint-*"))):
         raise FileExistsError(
-            f"{folder} holds a run already: go on with --resume_from_checkpoint latest, or choose another --output_dir"
+            f"{folder} holds a run or a checkpoint already: go on with --resume_from_checkpoint latest, or choose "
+            "another --output_dir"
         )
     return options.resume_from_checkpoint

@@ -3,7 +3,6 @@
 import json
 import platform
 import sys
-from dataclasses import fields
 from importlib.metadata import version
 from pathlib import Path
 
@@ -36,10 +35,7 @@ class RunFolder(TrainerCallback):
         if not state.is_world_process_zero:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
-        ours = {f.name for f in fields(DinoDetrTrainingArguments) if f.init}
-        resolved = {name: value for name, value in args.to_dict().items() if name in ours and value is not None}
-        resolved.pop("per_device_train_batch_size")  # follows from total_batch_size
-        (self.folder / "recipe.yaml").write_text(yaml.safe_dump(resolved))
+        (self.folder / "recipe.yaml").write_text(yaml.safe_dump(args.recipe))
         (self.folder / "environment.json").write_text(json.dumps(_environment(args), indent=2))
 
     def on_log(self, args, state, control, logs, **kwargs):
@@ -47,7 +43,7 @@ class RunFolder(TrainerCallback):
             self._append("metrics.jsonl", {"step": state.global_step, **logs})
 
     def on_evaluate(self, args, state, control, metrics, **kwargs):
-        if not state.is_world_process_zero:
+        if not state.is_world_process_zero or "eval_AP" not in metrics:
             return
         figures = {name.removeprefix("eval_"): value for name, value in metrics.items()}
         self._append("evaluation.jsonl", {"step": state.global_step, "epoch": state.epoch, **figures})

@@ -1,7 +1,8 @@
 """transformers' `Trainer`, taught detection: parameter groups, schedule, loss terms in the log, COCO evaluation."""
 
-import resource
+import sys
 import time
+from functools import partial
 
 import torch
 from accelerate.utils import broadcast_object_list, gather_object
@@ -11,10 +12,14 @@ from ..data import category_ids, class_names
 from ..data.samples import collate
 from ..data.sampling import AspectGroupedSampler
 from ..evaluation import CocoDetectionMetric
+from ..evaluation.coco_score import FIGURES
 from ..evaluation.detections import detect, references
 from .optimizer import build_optimizer
 
-FIGURES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None
 
 
 class BriefProgress(ProgressCallback):
@@ -37,24 +42,27 @@ class DetectionTrainer(Trainer):
     """
 
     def __init__(self, processor, **kwargs):
-        super().__init__(data_collator=lambda samples: collate(samples, processor), **kwargs)
+        super().__init__(processing_class=processor, data_collator=partial(collate, processor=processor), **kwargs)
         if not self.args.disable_tqdm:
             self.remove_callback(ProgressCallback)
             self.add_callback(BriefProgress)
         self.processor = processor
         self.model_accepts_loss_kwargs = False  # the loss is normalised by boxes, not by items the Trainer counts
+        self.per_class: dict[str, dict[str, float]] = {}
         self._terms: dict[str, torch.Tensor] = {}
         self._steps, self._waited, self._since = 0, 0.0, time.perf_counter()
 
     def _get_train_sampler(self, train_dataset=None) -> AspectGroupedSampler:
         samples = self.train_dataset if train_dataset is None else train_dataset
-        return AspectGroupedSampler(samples.rows, self.args.per_device_train_batch_size, self.args.seed)
+        return AspectGroupedSampler(samples, self.args.per_device_train_batch_size)
 
     def create_optimizer(self, model=None) -> torch.optim.Optimizer:
         if self.optimizer is None:
             self.optimizer = build_optimizer(
                 self.model, self.args.learning_rate, self.args.weight_decay, self.args.backbone_lr_factor
             )
+            for group in self.optimizer.param_groups:
+                group["betas"], group["eps"] = (self.args.adam_beta1, self.args.adam_beta2), self.args.adam_epsilon
         return self.optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer=None):
@@ -112,7 +120,7 @@ class DetectionTrainer(Trainer):
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
         """
-        COCO's figures of the model on `eval_dataset`.
+        COCO's figures of the model on `eval_dataset`, as `<prefix>_AP`, ...; per class in `self.per_class`.
 
         Every process detects on its share of the images, each image once, batched without padding; the fixed-size
         detections are gathered once.
@@ -121,17 +129,16 @@ class DetectionTrainer(Trainer):
         started, was_training = time.perf_counter(), self.model.training
         self.model.eval()
         share = range(self.args.process_index, len(rows), self.args.world_size)
-        with self.autocast_smart_context_manager():
-            detections = list(
-                detect(
-                    self.model,
-                    self.processor,
-                    rows,
-                    share,
-                    batch_size=self.args.per_device_eval_batch_size,
-                    num_workers=self.args.dataloader_num_workers,
-                )
+        detections = list(
+            detect(
+                self.model,
+                self.processor,
+                rows,
+                share,
+                batch_size=self.args.per_device_eval_batch_size,
+                num_workers=self.args.dataloader_num_workers,
             )
+        )
         self.model.train(was_training)
         if self.args.world_size > 1:
             detections = gather_object(detections)
@@ -142,6 +149,7 @@ class DetectionTrainer(Trainer):
             figures = [metric.compute()]
         if self.args.world_size > 1:
             broadcast_object_list(figures)
+        self.per_class = figures[0]["per_class"]
         metrics = {f"{metric_key_prefix}_{name}": figures[0][name] for name in FIGURES}
         metrics[f"{metric_key_prefix}_seconds"] = time.perf_counter() - started
         self.log(dict(metrics))
@@ -154,4 +162,7 @@ def _peak_memory_mib() -> float:
     """Of the GPU if there is one, else of this process."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    if resource is None:
+        return float("nan")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)
