@@ -228,7 +228,7 @@ def test_errors_name_the_culprit(recipe, data, finished, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no recipe nowhere\.yaml"):
         parse_options(["nowhere.yaml"])
     output = run(sys.executable, "train.py", recipe, "--output_dir", finished, expect=1)
-    assert "holds a run already" in output and "Traceback" not in output
+    assert "holds a run or a checkpoint already" in output and "Traceback" not in output
     output = run(
         sys.executable, "train.py", recipe, "--output_dir", tmp_path / "x", "--eval_split", "test", expect=1
     )  # fmt: skip

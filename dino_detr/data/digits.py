@@ -72,7 +72,7 @@ def render_scene(split: str, index: int) -> tuple[np.ndarray, list[list[int]], l
     num_digits = rng.integers(2, 9)
     smallest, largest = DIGIT_HEIGHTS
     # the larger, the more frequent; the largest first, while there is room
-    digit_heights = smallest + (largest - smallest) * np.sqrt(rng.random(num_digits))
+    digit_heights = smallest + (largest - smallest) * np.cbrt(rng.random(num_digits))
     for digit_height in sorted(digit_heights.round().astype(int).tolist(), reverse=True):
         sample = int(rng.choice(samples))
         ink = _ink(sample, digit_height)  # [h, w], 0..1
