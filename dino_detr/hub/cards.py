@@ -52,7 +52,8 @@ def write_card(run_folder: str | Path) -> None:
     environment = json.loads((folder / "environment.json").read_text())
     config = json.loads((folder / "config.json").read_text())
     best = json.loads((folder / "figures.json").read_text())
-    steps = read_history(folder / "metrics.jsonl")[-1]["step"]
+    history = read_history(folder / "metrics.jsonl") + read_history(folder / "evaluation.jsonl")
+    steps = max(line["step"] for line in history)
     name = folder.resolve().name
     classes = [config["id2label"][str(index)] for index in range(len(config["id2label"]))]
     data = ModelCardData(
