@@ -54,7 +54,7 @@ class TrainingSamples(torch.utils.data.Dataset):
         before = tv_tensors.wrap(boxes[kept], like=boxes)
         with torch.random.fork_rng(devices=[]):
             # torch.manual_seed would reseed the GPUs as well, and with them the denoising of this process
-            torch.default_generator.manual_seed(hash((self.seed, int(self._epoch), index)) % 2**63)
+            torch.default_generator.manual_seed(hash((self.seed, self.epoch, index)) % 2**63)
             image, after = self.augmentation(image, before)
         after = v2.functional.clamp_bounding_boxes(after, clamping_mode="hard")
 
