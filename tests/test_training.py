@@ -150,6 +150,7 @@ def test_root_holds_the_best_weights(finished):
     config = json.loads((finished / "config.json").read_text())
     assert config["category_ids"] == [3 * digit + 2 for digit in range(10)]
     assert config["id2label"]["7"] == "digit 7"
+    assert "use_cache" not in config  # transformers' Trainer puts it there, and every load would warn of it
 
 
 def test_evaluate_gives_the_recorded_figures(finished, data, tmp_path):

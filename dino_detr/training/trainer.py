@@ -43,6 +43,7 @@ class DetectionTrainer(Trainer):
 
     def __init__(self, processor, **kwargs):
         super().__init__(processing_class=processor, data_collator=partial(collate, processor=processor), **kwargs)
+        vars(self.model.config).pop("use_cache", None)  # Trainer sets it; it would end up in config.json
         if not self.args.disable_tqdm:
             self.remove_callback(ProgressCallback)
             self.add_callback(BriefProgress)
