@@ -260,7 +260,7 @@ def test_sixteen_photographs_are_learned_by_heart(bccd, tmp_path):
     (data / "annotations" / "instances_train.json").write_text(json.dumps(content))
     (data / "train").symlink_to(bccd / "train")
     options = ["--dataset", data, "--eval_split", "train", "--augmentation", "none", "--image_sizes", "320"]
-    schedule = ["--max_steps", "600", "--eval_steps", "600", "--save_steps", "600", "--total_batch_size", "4"]
+    schedule = ["--max_steps", "1000", "--eval_steps", "1000", "--save_steps", "1000", "--total_batch_size", "4"]
     run(sys.executable, "train.py", "recipes/bccd.yaml", *options, *schedule, "--output_dir", tmp_path / "run")
     history = lines(tmp_path / "run" / "evaluation.jsonl")
     assert history[-1]["AP50"] >= 0.9
