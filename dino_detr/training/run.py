@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from transformers import set_seed
-from transformers.trainer_utils import get_last_checkpoint
+from transformers.utils import logging
 
 from ..configuration_dino_detr import DinoDetrConfig
 from ..data import category_ids, class_names, load_detection_dataset
@@ -13,9 +13,12 @@ from ..data.samples import TrainingSamples, drop_images_without_boxes
 from ..hub.cards import write_card
 from ..image_processing_dino_detr import DinoDetrImageProcessor
 from ..modeling_dino_detr import DinoDetrForObjectDetection
+from .checkpoints import find_checkpoint, find_damage
 from .options import DinoDetrTrainingArguments
 from .run_folder import RunFolder, draw_sample_detections
 from .trainer import DetectionTrainer
+
+logger = logging.get_logger(__name__)
 
 
 def prepare(options: DinoDetrTrainingArguments) -> DetectionTrainer:
@@ -90,16 +93,25 @@ def build_model(options: DinoDetrTrainingArguments, names: list[str], ids: list[
 
 
 def _checkpoint_to_resume(options: DinoDetrTrainingArguments) -> str | None:
-    folder = Path(options.output_dir)
-    if options.resume_from_checkpoint == "latest":
-        checkpoint = get_last_checkpoint(folder) if folder.is_dir() else None
-        if checkpoint is None:
-            raise FileNotFoundError(f"{folder} holds no checkpoint to resume from")
-        return checkpoint
+    folder, asked = Path(options.output_dir), options.resume_from_checkpoint
+    if asked == "latest":
+        checkpoint = find_checkpoint(folder)
+        if checkpoint is not None:
+            return str(checkpoint)
+        if not (folder / "config.json").exists():
+            logger.warning(f"{folder} holds no checkpoint yet: the run starts from its first step")
+            return None
+    elif asked is not None:
+        if not Path(asked).is_dir():
+            raise FileNotFoundError(f"resume_from_checkpoint: there is no folder {asked}")
+        fault = find_damage(Path(asked))
+        if fault is not None:
+            raise ValueError(f"{asked} cannot be resumed from: {fault}")
+        return asked
     taken = any((folder / name).exists() for name in ("metrics.jsonl", "evaluation.jsonl", "config.json"))
-    if options.resume_from_checkpoint is None and (taken or any(folder.glob("checkpoint-*"))):
+    if taken or any(folder.glob("checkpoint-*")):
         raise FileExistsError(
             f"{folder} holds a run or a checkpoint already: go on with --resume_from_checkpoint latest, or choose "
             "another --output_dir"
         )
-    return options.resume_from_checkpoint
+    return None

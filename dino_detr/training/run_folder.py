@@ -37,6 +37,8 @@ class RunFolder(TrainerCallback):
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / "recipe.yaml").write_text(yaml.safe_dump(args.recipe))
         (self.folder / "environment.json").write_text(json.dumps(_environment(args), indent=2))
+        for name in ("metrics.jsonl", "evaluation.jsonl"):
+            self._forget_after(self.folder / name, state.global_step)
 
     def on_log(self, args, state, control, logs, **kwargs):
         if state.is_world_process_zero and "loss" in logs:
@@ -51,6 +53,21 @@ class RunFolder(TrainerCallback):
             draw_plots(self.folder)
         except Exception as fault:
             logger.warning(f"The plots could not be drawn: {fault!r}")
+
+    def _forget_after(self, path: Path, step: int) -> None:
+        """Without the lines of steps that a resumed run will make again, nor half of one that a kill left."""
+        if not path.exists():
+            return
+        kept = []
+        for line in path.read_text().splitlines():
+            try:
+                if json.loads(line)["step"] <= step:
+                    kept.append(line + "\n")
+            except ValueError:
+                continue
+        temporary = path.with_name(f".{path.name}.partial")
+        temporary.write_text("".join(kept))
+        temporary.replace(path)
 
     def _append(self, name: str, line: dict) -> None:
         with open(self.folder / name, "a") as file:

@@ -1,19 +1,27 @@
 """transformers' `Trainer`, taught detection: parameter groups, schedule, loss terms in the log, COCO evaluation."""
 
+import shutil
 import sys
 import time
+from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import torch
 from accelerate.utils import broadcast_object_list, gather_object
 from transformers import ProgressCallback, Trainer
+from transformers.trainer_callback import ExportableState
+from transformers.trainer_utils import rotate_checkpoints
 
 from ..data import category_ids, class_names
 from ..data.samples import collate
 from ..data.sampling import AspectGroupedSampler
+from ..denoising import draw_denoising_queries
 from ..evaluation import CocoDetectionMetric
 from ..evaluation.coco_score import FIGURES
 from ..evaluation.detections import detect, references
+from ..matching import Targets
+from .checkpoints import partial_folder, publish_checkpoint
 from .optimizer import build_optimizer
 
 try:
@@ -29,6 +37,14 @@ class BriefProgress(ProgressCallback):
         shown = ("loss", "learning_rate", "eval_AP", "eval_AP50", "eval_seconds", "epoch", "train_runtime")
         brief = {name: value for name, value in (logs or {}).items() if name in shown}
         super().on_log(args, state, control, logs=brief, **kwargs)
+
+
+@dataclass
+class _StepBoxes:
+    """The most boxes in one image of the step, and the normalisers of each part's loss (float32 `[2]`, on the CPU)."""
+
+    most: int
+    loss_normalisers: torch.Tensor
 
 
 class DetectionTrainer(Trainer):
@@ -50,12 +66,14 @@ class DetectionTrainer(Trainer):
         self.processor = processor
         self.model_accepts_loss_kwargs = False  # the loss is normalised by boxes, not by items the Trainer counts
         self.per_class: dict[str, dict[str, float]] = {}
+        self._step_boxes = _StepBoxes(0, torch.ones(2))
+        self._cpu_group = None  # of all processes, for numbers that need not wait for a device
         self._terms: dict[str, torch.Tensor] = {}
         self._steps, self._waited, self._since = 0, 0.0, time.perf_counter()
 
     def _get_train_sampler(self, train_dataset=None) -> AspectGroupedSampler:
         samples = self.train_dataset if train_dataset is None else train_dataset
-        return AspectGroupedSampler(samples, self.args.per_device_train_batch_size)
+        return AspectGroupedSampler(samples, self.args.total_batch_size)
 
     def create_optimizer(self, model=None) -> torch.optim.Optimizer:
         if self.optimizer is None:
@@ -88,6 +106,35 @@ class DetectionTrainer(Trainer):
         model = self.model if model is None else model
         model.load_state_dict(type(model).from_pretrained(resume_from_checkpoint, dtype=model.dtype).state_dict())
 
+    def _save_checkpoint(self, model, trial) -> None:
+        """As transformers' own, but in a folder that gets its name when all is there: a kill leaves no half of one."""
+        checkpoint = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+        best = checkpoint.with_name(f"checkpoint-{self.state.best_global_step}")
+        if self.state.best_global_step and (best == checkpoint or best.exists()):
+            self.state.best_model_checkpoint = str(best)
+        partial = partial_folder(checkpoint)
+        if self.is_world_process_zero():
+            shutil.rmtree(partial, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
+        self.store_flos()
+        self.save_model(str(partial), _internal_call=True)
+        if not self.args.save_only_model:
+            self._save_optimizer_and_scheduler(str(partial))
+            self._save_scaler(str(partial))
+            self._save_rng_state(str(partial))
+        if self.is_world_process_zero():
+            for part in [*self.callback_handler.callbacks, self.control]:
+                if isinstance(part, ExportableState):
+                    self.state.stateful_callbacks[type(part).__name__] = part.state()
+            self.state.save_to_json(str(partial / "trainer_state.json"))
+        self.accelerator.wait_for_everyone()
+        if self.is_world_process_zero():
+            publish_checkpoint(checkpoint)
+            rotate_checkpoints(
+                self.args.output_dir, self.args.save_total_limit, self.state.best_model_checkpoint, use_mtime=False
+            )
+        self.accelerator.wait_for_everyone()
+
     def _load_best_model(self):
         self._load_from_checkpoint(self.state.best_model_checkpoint)
 
@@ -95,10 +142,43 @@ class DetectionTrainer(Trainer):
         started = time.perf_counter()
         batches = super().get_batch_samples(*args, **kwargs)
         self._waited += time.perf_counter() - started
+        if batches[0]:
+            self._step_boxes = self._count_boxes(batches[0])
         return batches
 
+    def _count_boxes(self, batches: list[dict]) -> "_StepBoxes":
+        """
+        Over all processes and accumulated batches of a step, so that its gradient does not depend on their number.
+
+        (The Trainer's own count of items is of tokens.)
+        """
+        counts = [len(label["class_labels"]) for batch in batches for label in batch["labels"]]
+        denoised = sum(min(count, self.model.config.num_denoising) for count in counts)
+        numbers = torch.tensor([[max(counts), sum(counts), denoised]])
+        if self.args.world_size > 1:
+            if self._cpu_group is None:
+                self._cpu_group = torch.distributed.new_group(backend="gloo")
+            gathered = [torch.empty_like(numbers) for _ in range(self.args.world_size)]
+            torch.distributed.all_gather(gathered, numbers, group=self._cpu_group)
+            numbers = torch.cat(gathered)
+        totals = numbers[:, 1:].sum(0).float().clamp(min=1)
+        # the losses of the parts are averaged
+        return _StepBoxes(int(numbers[:, 0].max()), totals / (len(batches) * self.args.world_size))
+
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        outputs = model(**inputs)
+        seeds, config = inputs.pop("noise_seeds"), self.model.config
+        denoising_queries = draw_denoising_queries(
+            Targets.from_labels(inputs["labels"], len(seeds), inputs["pixel_values"].device),
+            config.num_labels,
+            config.num_denoising,
+            config.label_noise_ratio,
+            config.box_noise_scale,
+            most=self._step_boxes.most,
+            seeds=seeds,
+        )
+        outputs = model(
+            **inputs, denoising_queries=denoising_queries, loss_normalisers=self._step_boxes.loss_normalisers
+        )
         for name, term in outputs.loss_dict.items():  # summed on the device: nothing waits
             self._terms[name] = self._terms.get(name, 0) + term.detach()
         self._steps += 1
