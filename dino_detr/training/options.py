@@ -132,6 +132,10 @@ def parse_options(arguments: list[str]) -> DinoDetrTrainingArguments:
             if name not in known:
                 near = difflib.get_close_matches(name, known, n=1)
                 raise ValueError(f"{place}: unknown option {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+    if on_command_line & {"model", "backbone"}:  # instead of the recipe's
+        values = {name: value for name, value in values.items() if name not in ("model", "backbone")}
+        if "model_config" in values:
+            values["model_config"] = {k: v for k, v in values["model_config"].items() if k != "backbone_config"}
     parser = HfArgumentParser(DinoDetrTrainingArguments, prog="dino-detr train", allow_abbrev=False)
     parser.set_defaults(**{"output_dir": f"runs/{path.stem}", **values})
     (options,) = parser.parse_args_into_dataclasses(args=rest, look_for_args_file=False)

@@ -90,7 +90,8 @@ class DetectionTrainer(Trainer):
             warmup = self.args.get_warmup_steps(num_training_steps)
 
             def factor(step: int) -> float:
-                return min(1.0, (step + 1) / (warmup + 1)) * 0.1 ** sum(step >= drop for drop in drops)
+                warm = 0.001 + 0.999 * step / warmup if step < warmup else 1.0  # as detectron2 warms up
+                return warm * 0.1 ** sum(step >= drop for drop in drops)
 
             self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, factor)
             self._created_lr_scheduler = True
