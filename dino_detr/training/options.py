@@ -55,6 +55,14 @@ class DinoDetrTrainingArguments(TrainingArguments):
         },
     )
 
+    ema_decay: float | None = field(
+        default=None,
+        metadata={
+            "help": "Keep a moving average of the weights with this decay (0.999, say); it is evaluated and saved "
+            "beside the raw weights, and the best average is what the run leaves."
+        },
+    )
+
     # transformers' own options, with the reference's values or what detection needs
     output_dir: str | None = field(default=None, metadata={"help": "The run folder; runs/<recipe> by default."})
     learning_rate: float = field(default=1e-4, metadata={"help": "AdamW's learning rate."})
@@ -92,6 +100,10 @@ class DinoDetrTrainingArguments(TrainingArguments):
             raise ValueError("model_config has a backbone_config, but model or backbone brings its own: leave one out")
         if self.optim not in ("adamw_torch", "adamw_torch_fused"):
             raise ValueError(f"optim={self.optim} is not the recipe's AdamW, whose parameter groups are fixed")
+        if self.ema_decay is not None and not 0 < self.ema_decay < 1:
+            raise ValueError(f"ema_decay={self.ema_decay} must be between 0 and 1")
+        if self.ema_decay is not None and self.metric_for_best_model == "AP":
+            self.metric_for_best_model = "ema_AP"
         if self.dataset is None:
             raise ValueError("say what to train on: dataset")
         if self.remove_unused_columns:

@@ -15,6 +15,7 @@ from ..image_processing_dino_detr import DinoDetrImageProcessor
 from ..modeling_dino_detr import DinoDetrForObjectDetection
 from .checkpoints import find_checkpoint, find_damage
 from .options import DinoDetrTrainingArguments
+from .preemption import Preempted
 from .run_folder import RunFolder, draw_sample_detections
 from .trainer import DetectionTrainer
 
@@ -61,8 +62,13 @@ def train(trainer: DetectionTrainer) -> dict[str, float]:
 
     Returns:
         The figures of the best weights on the evaluation split.
+
+    Raises:
+        Preempted: if a signal asked to stop; the last checkpoint is of the moment it came.
     """
-    trainer.train(resume_from_checkpoint=trainer.args.resume_from_checkpoint)
+    checkpoint = trainer.args.resume_from_checkpoint
+    if checkpoint is None or not trainer.restore_if_finished(checkpoint):
+        _train_steps(trainer)
     metrics = trainer.evaluate(metric_key_prefix="best")
     figures = {name.removeprefix("best_"): value for name, value in metrics.items()}
     if trainer.is_world_process_zero():
@@ -74,6 +80,19 @@ def train(trainer: DetectionTrainer) -> dict[str, float]:
         write_card(folder)
     trainer.accelerator.wait_for_everyone()
     return figures
+
+
+def _train_steps(trainer: DetectionTrainer) -> None:
+    try:
+        trainer.train(resume_from_checkpoint=trainer.args.resume_from_checkpoint)
+    except Preempted:  # in an evaluation
+        trainer.preemption.evaluation_due = True
+        trainer._save_checkpoint(trainer.model, trial=None)
+        raise
+    if trainer.preemption.agreed:
+        raise Preempted
+    if trainer.ema is not None and not (trainer.args.load_best_model_at_end and trainer.state.best_model_checkpoint):
+        trainer.ema.exchange()  # what is left is the last average
 
 
 def build_model(options: DinoDetrTrainingArguments, names: list[str], ids: list[int]) -> DinoDetrForObjectDetection:

@@ -15,6 +15,7 @@ from transformers.utils import logging
 from .. import __version__
 from ..evaluation import draw_detections, draw_plots
 from ..evaluation.detections import detect
+from ..evaluation.history import read_history
 from ..image_processing_dino_detr import upright_rgb
 from .options import DinoDetrTrainingArguments
 
@@ -58,13 +59,7 @@ class RunFolder(TrainerCallback):
         """Without the lines of steps that a resumed run will make again, nor half of one that a kill left."""
         if not path.exists():
             return
-        kept = []
-        for line in path.read_text().splitlines():
-            try:
-                if json.loads(line)["step"] <= step:
-                    kept.append(line + "\n")
-            except ValueError:
-                continue
+        kept = [json.dumps(line) + "\n" for line in read_history(path) if line["step"] <= step]
         temporary = path.with_name(f".{path.name}.partial")
         temporary.write_text("".join(kept))
         temporary.replace(path)
