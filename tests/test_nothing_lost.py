@@ -111,13 +111,13 @@ def test_killed_runs_continue_bit_for_bit(recipe, unbroken, tmp_path):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
-@pytest.mark.parametrize("moment", ["a step", "an evaluation"])
+@pytest.mark.parametrize("moment", ["a step", "an evaluation", "the last evaluation"])
 def test_preempted_runs_save_and_go_on(recipe, unbroken, tmp_path, number, moment):
     """A checkpoint, a status that says "again", and the same run in the end: evaluations that were due included."""
     folder = tmp_path / "run"
     command = [sys.executable, "train.py", recipe, *SCHEDULE, "--output_dir", folder]
     command = [str(part) for part in [*command, "--resume_from_checkpoint", "latest"]]
-    metrics, seen = folder / "metrics.jsonl", 3 if moment == "an evaluation" else 4
+    metrics, seen = folder / "metrics.jsonl", {"a step": 4, "an evaluation": 3, "the last evaluation": 12}[moment]
     process = subprocess.Popen(
         command, cwd=ROOT, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True, start_new_session=True
     )

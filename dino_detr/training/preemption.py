@@ -2,6 +2,8 @@
 
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from transformers import TrainerCallback
@@ -37,16 +39,26 @@ class Preemption(TrainerCallback):
         self.agreed = False  # known to all processes, and acted upon by all after the same step
         self.evaluation_due = False
 
-    def on_train_begin(self, args, state, control, **kwargs):
-        if threading.current_thread() is threading.main_thread():
-            for number in SIGNALS:
-                signal.signal(number, self._ask)
-        checkpoint = args.resume_from_checkpoint
-        if checkpoint is not None and (Path(checkpoint) / EVALUATION_DUE).exists():
-            self.trainer.evaluate_late(checkpoint)
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Signals are heeded inside this context, in the main thread; they do again what they did after it."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        former = {number: signal.signal(number, self._ask) for number in SIGNALS}
+        try:
+            yield
+        finally:
+            for number, handler in former.items():
+                signal.signal(number, handler)
 
     def _ask(self, *_):
         self.asked = True
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        checkpoint = args.resume_from_checkpoint
+        if checkpoint is not None and (Path(checkpoint) / EVALUATION_DUE).exists():
+            self.trainer.evaluate_late(checkpoint)
 
     def on_step_end(self, args, state, control, **kwargs):
         if self.agreed:

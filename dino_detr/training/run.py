@@ -66,10 +66,11 @@ def train(trainer: DetectionTrainer) -> dict[str, float]:
     Raises:
         Preempted: if a signal asked to stop; the last checkpoint is of the moment it came.
     """
-    checkpoint = trainer.args.resume_from_checkpoint
-    if checkpoint is None or not trainer.restore_if_finished(checkpoint):
-        _train_steps(trainer)
-    metrics = trainer.evaluate(metric_key_prefix="best")
+    with trainer.preemption.listening():
+        checkpoint = trainer.args.resume_from_checkpoint
+        if checkpoint is None or not trainer.restore_if_finished(checkpoint):
+            _train_steps(trainer)
+        metrics = trainer.evaluate(metric_key_prefix="best")
     figures = {name.removeprefix("best_"): value for name, value in metrics.items()}
     if trainer.is_world_process_zero():
         folder = Path(trainer.args.output_dir)

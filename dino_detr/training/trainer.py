@@ -70,13 +70,7 @@ class _KeepAverage(TrainerCallback):
         self.trainer = trainer
 
     def on_train_begin(self, args, state, control, **kwargs):
-        self.trainer.ema = WeightAverage(self.trainer.model, args.ema_decay)
-        if args.resume_from_checkpoint is not None:
-            folder = Path(args.resume_from_checkpoint) / "ema"
-            if folder.is_dir():
-                self.trainer.ema.load(DinoDetrForObjectDetection.from_pretrained(folder).state_dict())
-            else:
-                logger.warning(f"{folder.parent} has no average of the weights: it starts from these weights")
+        self.trainer.start_average(args.resume_from_checkpoint)
 
     def on_step_end(self, args, state, control, **kwargs):
         self.trainer.ema.update()
@@ -156,9 +150,6 @@ class DetectionTrainer(Trainer):
     def _save_checkpoint(self, model, trial) -> None:
         """As transformers' own, but in a folder that gets its name when all is there: a kill leaves no half of one."""
         checkpoint = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
-        best = checkpoint.with_name(f"checkpoint-{self.state.best_global_step}")
-        if self.state.best_global_step and (best == checkpoint or best.exists()):
-            self.state.best_model_checkpoint = str(best)
         partial = partial_folder(checkpoint)
         if self.is_world_process_zero():
             shutil.rmtree(partial, ignore_errors=True)
@@ -173,19 +164,37 @@ class DetectionTrainer(Trainer):
             self._save_scaler(str(partial))
             self._save_rng_state(str(partial))
         if self.is_world_process_zero():
-            for part in [*self.callback_handler.callbacks, self.control]:
-                if isinstance(part, ExportableState):
-                    self.state.stateful_callbacks[type(part).__name__] = part.state()
-            self.state.save_to_json(str(partial / "trainer_state.json"))
+            self._save_state(partial)
             if self.preemption.evaluation_due:
                 (partial / EVALUATION_DUE).touch()
         self.accelerator.wait_for_everyone()
         if self.is_world_process_zero():
             publish_checkpoint(checkpoint)
             rotate_checkpoints(
-                self.args.output_dir, self.args.save_total_limit, self.state.best_model_checkpoint, use_mtime=False
+                self.args.output_dir, self.args.save_total_limit, self.state.best_model_checkpoint, use_mtime=True
             )
         self.accelerator.wait_for_everyone()
+
+    def _save_state(self, folder: Path) -> None:
+        best = Path(self.args.output_dir) / f"checkpoint-{self.state.best_global_step}"
+        if self.state.best_global_step and (self.state.best_global_step == self.state.global_step or best.exists()):
+            self.state.best_model_checkpoint = str(best)
+        for part in [*self.callback_handler.callbacks, self.control]:
+            if isinstance(part, ExportableState):
+                self.state.stateful_callbacks[type(part).__name__] = part.state()
+        temporary = folder / ".trainer_state.json.partial"
+        self.state.save_to_json(str(temporary))
+        temporary.replace(folder / "trainer_state.json")
+
+    def start_average(self, checkpoint: str | None) -> None:
+        """Of the weights as they are, or as far as it had come in a checkpoint."""
+        self.ema = WeightAverage(self.model, self.args.ema_decay)
+        if checkpoint is not None:
+            folder = Path(checkpoint) / "ema"
+            if folder.is_dir():
+                self.ema.load(DinoDetrForObjectDetection.from_pretrained(folder).state_dict())
+            else:
+                logger.warning(f"{checkpoint} has no average of the weights: it starts from these weights")
 
     def _load_best_model(self):
         best = Path(self.state.best_model_checkpoint)
@@ -196,19 +205,24 @@ class DetectionTrainer(Trainer):
         state = TrainerState.load_from_json(str(Path(checkpoint) / "trainer_state.json"))
         if state.global_step < (self.args.max_steps if self.args.max_steps > 0 else state.max_steps):
             return False
-        if (Path(checkpoint) / EVALUATION_DUE).exists():
-            return False
         self.state = state
+        if (Path(checkpoint) / EVALUATION_DUE).exists():
+            self._load_from_checkpoint(checkpoint)
+            if self.args.ema_decay is not None:
+                self.start_average(checkpoint)
+            self.evaluate_late(checkpoint)
         if not (self.args.load_best_model_at_end and state.best_model_checkpoint):
             state.best_model_checkpoint = checkpoint
         self._load_best_model()
         return True
 
     def evaluate_late(self, checkpoint: str) -> None:
-        """The evaluation that was due when the checkpoint was saved in haste; then the checkpoint as it should be."""
-        self._load_rng_state(checkpoint)
+        """The evaluation that was due when the checkpoint was saved in haste."""
         self._determine_best_metric(self.evaluate(), trial=None)
-        self._save_checkpoint(self.model, trial=None)
+        if self.is_world_process_zero():
+            self._save_state(Path(checkpoint))
+            (Path(checkpoint) / EVALUATION_DUE).unlink()
+        self.accelerator.wait_for_everyone()
 
     def get_batch_samples(self, *args, **kwargs):
         started = time.perf_counter()
