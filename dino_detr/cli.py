@@ -18,6 +18,7 @@ from .evaluation.detections import detect, references
 from .hub import load_reference_checkpoint
 from .image_processing_dino_detr import DinoDetrImageProcessor, upright_rgb
 from .training import DetectionTrainer, DinoDetrTrainingArguments, parse_options, prepare, train
+from .training.preemption import EXIT_STATUS, Preempted
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 
@@ -34,8 +35,14 @@ def main(arguments: list[str] | None = None) -> None:
             options.run(options)
     except (ValueError, OSError, StrictDataclassError) as error:
         sys.exit(f"dino-detr: {error}")
-    if trainer is not None:
+    if trainer is None:
+        return
+    try:
         train(trainer)
+    except Preempted:
+        print(f"dino-detr: stopped by a signal at step {trainer.state.global_step}; go on with the same command and "
+              "--resume_from_checkpoint latest", file=sys.stderr)  # fmt: skip
+        sys.exit(EXIT_STATUS)
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -63,31 +63,52 @@ class DenoisingQueries:
 
 
 def draw_denoising_queries(
-    targets: Targets, num_labels: int, num_denoising: int, label_noise_ratio: float, box_noise_scale: float
+    targets: Targets,
+    num_labels: int,
+    num_denoising: int,
+    label_noise_ratio: float,
+    box_noise_scale: float,
+    most: int | None = None,
+    seeds: list[int] | None = None,
 ) -> DenoisingQueries | None:
     """
-    Noise for a batch, drawn at once from torch's global generator.
+    Noise for a batch. The number of queries stays within 2 * `num_denoising`: of an image with more than
+    `num_denoising` boxes a random subset is denoised.
 
-    Returns None where there is nothing to noise. The number of queries stays within 2 * `num_denoising`: of an image
-    with more than `num_denoising` boxes a random subset is denoised.
+    Args:
+        most: boxes of the image that has most, at least this batch's; the number of groups follows from it. None:
+            this batch's. Micro-batches that make up one step share the step's, and so what their groups look like.
+        seeds: one for each image, from which its noise is drawn, whichever batch it is in. None: all is drawn at once
+            from torch's global generator.
+
+    Returns:
+        None where there is nothing to noise.
     """
-    most = max(targets.counts, default=0)
+    most = max(targets.counts, default=0) if most is None else most
     if most == 0 or num_denoising == 0:
         return None
+    labels, boxes = targets.padded(most)  # [B, most], [B, most, 4]
+    generators = None if seeds is None else [torch.Generator().manual_seed(seed) for seed in seeds]
+
+    def uniform(shape: torch.Size) -> Tensor:
+        if generators is None:
+            return torch.rand(shape, device=labels.device)
+        numbers = torch.stack([torch.rand(shape[1:], generator=generator) for generator in generators])
+        return numbers.to(labels.device, non_blocking=True)
+
     num_groups = max(1, num_denoising // most)
-    labels, boxes = targets.padded()  # [B, most], [B, most, 4]
     box_index = None
     if most > num_denoising:
-        order = torch.rand(labels.shape, device=labels.device).masked_fill(labels < 0, 2.0)  # empty slots come last
+        order = uniform(labels.shape).masked_fill(labels < 0, 2.0)  # empty slots come last
         box_index = order.argsort(1)[:, :num_denoising]
         labels, boxes = labels.gather(1, box_index), boxes.gather(1, box_index[..., None].expand(-1, -1, 4))
 
     labels = labels[:, None, None].expand(-1, num_groups, 2, -1)  # [B, groups, positive and negative, half_group]
     boxes = boxes[:, None, None].expand(-1, num_groups, 2, -1, -1)
-    redrawn = (torch.rand(labels.shape, device=labels.device) < label_noise_ratio * 0.5) & (labels >= 0)
-    labels = torch.where(redrawn, torch.randint_like(labels, num_labels), labels)
-    sign = torch.randint_like(boxes, 2) * 2 - 1
-    magnitude = torch.rand_like(boxes)
+    redrawn = (uniform(labels.shape) < label_noise_ratio * 0.5) & (labels >= 0)
+    labels = torch.where(redrawn, (uniform(labels.shape) * num_labels).long().clamp(max=num_labels - 1), labels)
+    sign = (uniform(boxes.shape) < 0.5) * 2 - 1
+    magnitude = uniform(boxes.shape)
     magnitude[:, :, 1] += 1
     boxes = noise_boxes(boxes, sign * magnitude * box_noise_scale)
     return DenoisingQueries(labels.flatten(1), boxes.flatten(1, 3), num_groups, box_index)

@@ -85,7 +85,7 @@ def dino_loss(
         logits: float32 `[L+1, B, Q, K]`: the decoder layers in order, then the encoder's head.
         boxes: float32 `[L+1, B, Q, 4]`, cxcywh.
         denoising_logits, denoising_boxes: `[L, B, P, K]`, `[L, B, P, 4]`, with `denoising_queries`; or None.
-        num_boxes, num_denoised: the normalisers, at least 1 (see `normalisers`).
+        num_boxes, num_denoised: the normalisers (see `normalisers`).
 
     Returns:
         (the weighted sum, its terms unweighted: `loss_class`, `loss_bbox` and `loss_giou` of the last layer, with

@@ -64,9 +64,8 @@ class Targets:
         starts = torch.tensor([0, *self.counts[:-1]]).cumsum(0)
         return starts.to(self.labels.device, non_blocking=True)
 
-    def padded(self) -> tuple[Tensor, Tensor]:
-        """(labels `[B, most]` with -1, boxes `[B, most, 4]` with zeros) where an image has fewer boxes than most."""
-        most = max(self.counts)
+    def padded(self, most: int) -> tuple[Tensor, Tensor]:
+        """(labels `[B, most]` with -1, boxes `[B, most, 4]` with zeros) where an image has fewer boxes than `most`."""
         slot = torch.arange(len(self.labels), device=self.labels.device) - self.offsets()[self.image]
         labels = self.labels.new_full((len(self.counts), most), -1)
         boxes = self.boxes.new_zeros((len(self.counts), most, 4))

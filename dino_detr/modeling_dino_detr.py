@@ -341,6 +341,7 @@ class DinoDetrForObjectDetection(DinoDetrPreTrainedModel):
         pixel_mask: Tensor | None = None,
         labels: list[dict] | None = None,
         denoising_queries: DenoisingQueries | None = None,
+        loss_normalisers: Tensor | None = None,
     ) -> DinoDetrObjectDetectionOutput:
         """
         Args:
@@ -349,6 +350,9 @@ class DinoDetrForObjectDetection(DinoDetrPreTrainedModel):
             labels: for each image `class_labels` int64 `[n]` in 0..K-1 and `boxes` float32 `[n, 4]` cxcywh in 0..1 of
                 the unpadded image, as the processor makes them; gives `loss` and `loss_dict`.
             denoising_queries: noise to replay. None: in training, new noise is drawn for the labels.
+            loss_normalisers: float32 `[2]`, at least 0: by how many boxes the losses of matching and of denoising
+                are divided, where the batch is only a part of a step. None: those of this batch, at least 1; in
+                training averaged over processes.
 
         Raises:
             ValueError: for a mask of another shape than the images, or labels that contradict the model or each other.
@@ -382,6 +386,9 @@ class DinoDetrForObjectDetection(DinoDetrPreTrainedModel):
         slots = denoising_queries.labels.shape[1] if denoising_queries is not None else 0
         all_logits = torch.cat([logits[:, :, slots:], outputs.encoder_logits[None]])
         all_boxes = torch.cat([boxes[:, :, slots:], outputs.encoder_boxes[None]])
+        if loss_normalisers is None:
+            loss_normalisers = normalisers(targets, denoising_queries, across_processes=self.training)
+        num_boxes, num_denoised = loss_normalisers.to(all_boxes.device, non_blocking=True)
         loss, loss_dict = dino_loss(
             all_logits,
             all_boxes,
@@ -390,7 +397,8 @@ class DinoDetrForObjectDetection(DinoDetrPreTrainedModel):
             denoising_queries,
             targets,
             self.config,
-            *normalisers(targets, denoising_queries, across_processes=self.training),
+            num_boxes,
+            num_denoised,
         )
         if self.training and denoising_queries is None:
             # every parameter gets a gradient in every step, or DistributedDataParallel would stop

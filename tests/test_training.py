@@ -1,112 +1,19 @@
 """A run from recipe to run folder, as a user starts it: in processes of its own, one or two."""
 
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
-from PIL import Image
+from runs import TWO_PROCESSES, lines, run
 from safetensors.torch import load_file
 
 from dino_detr import DinoDetrForObjectDetection
-from dino_detr.data.digits import render_scene
 from dino_detr.evaluation import score_results
 from dino_detr.hub import load_reference_checkpoint
 from dino_detr.training import parse_options
-
-ROOT = Path(__file__).parent.parent
-
-RECIPE = {
-    "train_split": "train",
-    "eval_split": "val",
-    "model_config": {
-        "d_model": 64,
-        "pyramid_channels": 32,
-        "encoder_layers": 1,
-        "decoder_layers": 2,
-        "encoder_attention_heads": 4,
-        "decoder_attention_heads": 4,
-        "encoder_ffn_dim": 32,
-        "decoder_ffn_dim": 32,
-        "backbone_config": {
-            "model_type": "dinov2",
-            "hidden_size": 32,
-            "num_hidden_layers": 1,
-            "num_attention_heads": 2,
-            "image_size": 64,
-            "patch_size": 16,
-        },
-    },
-    "num_queries": 20,
-    "num_denoising": 8,
-    "freeze_backbone": False,
-    "image_sizes": [64, 80],
-    "max_image_size": 128,
-    "total_batch_size": 4,
-    "max_steps": 4,
-    "eval_strategy": "steps",
-    "eval_steps": 2,
-    "save_strategy": "steps",
-    "save_steps": 2,
-    "logging_steps": 1,
-    "use_cpu": True,
-}
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory) -> Path:
-    """A COCO folder of digit scenes with category ids that have gaps: 9 images to train on, 7 to evaluate on."""
-    folder = tmp_path_factory.mktemp("coco")
-    (folder / "annotations").mkdir()
-    for split, count in (("train", 9), ("val", 7)):
-        (folder / split).mkdir()
-        images, annotations = [], []
-        for index in range(count):
-            pixels, boxes, digits = render_scene(split, index)
-            name = f"{index:03}.png"
-            Image.fromarray(pixels).save(folder / split / name)
-            height, width = pixels.shape[:2]
-            images.append({"id": index + 100, "file_name": name, "width": width, "height": height})
-            for box, digit in zip(boxes, digits):
-                annotations.append(
-                    {
-                        "id": len(annotations) + 1,
-                        "image_id": index + 100,
-                        "category_id": 3 * digit + 2,
-                        "bbox": box,
-                        "area": box[2] * box[3],
-                        "iscrowd": 0,
-                    }
-                )
-        categories = [{"id": 3 * digit + 2, "name": f"digit {digit}"} for digit in range(10)]
-        content = {"images": images, "annotations": annotations, "categories": categories}
-        (folder / "annotations" / f"instances_{split}.json").write_text(json.dumps(content))
-    return folder
-
-
-@pytest.fixture(scope="module")
-def recipe(data) -> Path:
-    path = data / "tiny.yaml"
-    path.write_text(yaml.safe_dump({"dataset": str(data), **RECIPE}))
-    return path
-
-
-def run(*command, expect=0) -> str:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [str(part) for part in command],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        stdin=subprocess.DEVNULL,
-    )
-    assert done.returncode == expect, done.stdout + done.stderr
-    return done.stdout + done.stderr
 
 
 @pytest.fixture(scope="module")
@@ -114,10 +21,6 @@ def finished(recipe, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "one"
     run(sys.executable, "train.py", recipe, "--output_dir", folder)
     return folder
-
-
-def lines(path: Path) -> list[dict]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def test_run_folder(finished):
@@ -188,11 +91,9 @@ def test_predict(finished, data, tmp_path):
 
 def test_two_processes_evaluate_as_one(recipe, finished, tmp_path):
     """`accelerate launch` with 2 processes on CPU (gloo): same total batch, every image counted once."""
-    command = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"]
-    command += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
     options = ["--output_dir", tmp_path / "two", "--max_steps", "2", "--ddp_find_unused_parameters", "false"]
     start = ["--model", finished, "--model_config", "{}", "--learning_rate", "0", "--weight_decay", "0"]
-    run(sys.executable, *command, "train.py", recipe, *options, *start)
+    run(sys.executable, *TWO_PROCESSES, "train.py", recipe, *options, *start)
     environment = json.loads((tmp_path / "two" / "environment.json").read_text())
     assert environment["processes"] == 2
     # nothing was learned, so both must find what one process found with the best weights
@@ -200,21 +101,6 @@ def test_two_processes_evaluate_as_one(recipe, finished, tmp_path):
     evaluated = lines(tmp_path / "two" / "evaluation.jsonl")[0]
     for name in ("AP", "AP50", "AR1", "AR100"):
         assert evaluated[name] == pytest.approx(best[name], abs=1e-6)
-
-
-def test_resume_goes_on_with_all_weights(recipe, finished, tmp_path):
-    """The Trainer's own loading would leave the backbone's attention behind (its names differ by version)."""
-    folder = tmp_path / "resumed"
-    run(sys.executable, "train.py", recipe, "--output_dir", folder, "--max_steps", "2")
-    output = run(
-        sys.executable, "train.py", recipe, "--output_dir", folder, "--max_steps", "4",
-        "--resume_from_checkpoint", "latest",
-    )  # fmt: skip
-    assert "missing keys" not in output
-    resumed = DinoDetrForObjectDetection.from_pretrained(folder / "checkpoint-4").state_dict()
-    unbroken = DinoDetrForObjectDetection.from_pretrained(finished / "checkpoint-4").state_dict()
-    for name, tensor in unbroken.items():
-        torch.testing.assert_close(resumed[name], tensor, rtol=0, atol=1e-6, msg=name)
 
 
 def test_errors_name_the_culprit(recipe, data, finished, tmp_path):

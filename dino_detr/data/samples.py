@@ -15,8 +15,8 @@ class TrainingSamples(torch.utils.data.Dataset):
     Augmented samples of a data set, each determined by (seed, epoch, index) alone, whichever worker makes it.
 
     A sample is `{"image": uint8 [3, h, w] RGB, "annotation": {"image_id", "annotations": [{"bbox" xywh pixels,
-    "category_id" class index, "area" square pixels, "iscrowd" 0}]}}`, as the processor takes it. Crowds are left out,
-    boxes clipped to the image, empty ones dropped.
+    "category_id" class index, "area" square pixels, "iscrowd" 0}]}}`, as the processor takes it, and "noise_seed", an
+    int from which its denoising is drawn. Crowds are left out, boxes clipped to the image, empty ones dropped.
 
     Args:
         rows: of `load_detection_dataset`.
@@ -56,6 +56,7 @@ class TrainingSamples(torch.utils.data.Dataset):
             # torch.manual_seed would reseed the GPUs as well, and with them the denoising of this process
             torch.default_generator.manual_seed(hash((self.seed, self.epoch, index)) % 2**63)
             image, after = self.augmentation(image, before)
+            noise_seed = torch.randint(2**62, ()).item()
         after = v2.functional.clamp_bounding_boxes(after, clamping_mode="hard")
 
         # COCO's area is of the object's outline: it keeps its share of the box
@@ -76,6 +77,7 @@ class TrainingSamples(torch.utils.data.Dataset):
         return {
             "image": image.as_subclass(torch.Tensor),
             "annotation": {"image_id": row["image_id"], "annotations": annotations},
+            "noise_seed": noise_seed,
         }
 
 
@@ -95,13 +97,14 @@ def drop_images_without_boxes(rows: Dataset) -> Dataset:
 
 
 def collate(samples: list[dict], processor) -> dict:
-    """A batch for the model: `pixel_values`, `pixel_mask`, `labels`."""
-    return processor(
+    """A batch for the model: `pixel_values`, `pixel_mask`, `labels`; and the samples' `noise_seeds`."""
+    batch = processor(
         images=[sample["image"] for sample in samples],
         annotations=[sample["annotation"] for sample in samples],
         do_resize=False,
         return_tensors="pt",
     )
+    return {**batch, "noise_seeds": [sample["noise_seed"] for sample in samples]}
 
 
 def _areas(boxes: torch.Tensor) -> torch.Tensor:

@@ -18,7 +18,7 @@ class AspectGroupedSampler(Sampler[int]):
     Args:
         samples: whose epoch is the order's too. (accelerate tells the epoch to a sampler or to the data set, never to
             both.)
-        batch_size: images of one process in one forward.
+        batch_size: images of a step, whatever the number of processes: each takes its part of them.
     """
 
     def __init__(self, samples: TrainingSamples, batch_size: int):

@@ -41,6 +41,7 @@ def detect(
         batch_sampler=batches,
         num_workers=num_workers,
         collate_fn=partial(_process, processor=processor),
+        generator=torch.Generator(),  # the global one is training's
     )
     for image_ids, image_sizes, groups in loader:
         for positions, pixel_values in groups:

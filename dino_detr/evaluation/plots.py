@@ -10,8 +10,13 @@ from matplotlib.ticker import LogLocator, MaxNLocator
 from .history import read_history
 
 # From Okabe and Ito's palette, told apart by colour-blind readers: https://jfly.uni-koeln.de/color/
-_BLUE, _ORANGE, _GREEN = "#0072B2", "#D55E00", "#009E73"
-_AP = {"AP": ("AP (IoU .50:.95)", _BLUE), "AP50": ("AP50", _ORANGE), "AP75": ("AP75", _GREEN)}
+_BLUE, _ORANGE, _GREEN, _PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
+_AP = {
+    "AP": ("AP (IoU .50:.95)", _BLUE),
+    "AP50": ("AP50", _ORANGE),
+    "AP75": ("AP75", _GREEN),
+    "ema_AP": ("AP of the averaged weights", _PURPLE),
+}
 _LOSSES = {
     "loss": ("total", "black"),
     "loss_class": ("class", _BLUE),

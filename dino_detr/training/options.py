@@ -55,6 +55,14 @@ class DinoDetrTrainingArguments(TrainingArguments):
         },
     )
 
+    ema_decay: float | None = field(
+        default=None,
+        metadata={
+            "help": "Keep a moving average of the weights with this decay (0.999, say); it is evaluated and saved "
+            "beside the raw weights, and the best average is what the run leaves."
+        },
+    )
+
     # transformers' own options, with the reference's values or what detection needs
     output_dir: str | None = field(default=None, metadata={"help": "The run folder; runs/<recipe> by default."})
     learning_rate: float = field(default=1e-4, metadata={"help": "AdamW's learning rate."})
@@ -92,6 +100,10 @@ class DinoDetrTrainingArguments(TrainingArguments):
             raise ValueError("model_config has a backbone_config, but model or backbone brings its own: leave one out")
         if self.optim not in ("adamw_torch", "adamw_torch_fused"):
             raise ValueError(f"optim={self.optim} is not the recipe's AdamW, whose parameter groups are fixed")
+        if self.ema_decay is not None and not 0 < self.ema_decay < 1:
+            raise ValueError(f"ema_decay={self.ema_decay} must be between 0 and 1")
+        if self.ema_decay is not None and self.metric_for_best_model == "AP":
+            self.metric_for_best_model = "ema_AP"
         if self.dataset is None:
             raise ValueError("say what to train on: dataset")
         if self.remove_unused_columns:
@@ -132,6 +144,10 @@ def parse_options(arguments: list[str]) -> DinoDetrTrainingArguments:
             if name not in known:
                 near = difflib.get_close_matches(name, known, n=1)
                 raise ValueError(f"{place}: unknown option {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+    if on_command_line & {"model", "backbone"}:  # instead of the recipe's
+        values = {name: value for name, value in values.items() if name not in ("model", "backbone")}
+        if "model_config" in values:
+            values["model_config"] = {k: v for k, v in values["model_config"].items() if k != "backbone_config"}
     parser = HfArgumentParser(DinoDetrTrainingArguments, prog="dino-detr train", allow_abbrev=False)
     parser.set_defaults(**{"output_dir": f"runs/{path.stem}", **values})
     (options,) = parser.parse_args_into_dataclasses(args=rest, look_for_args_file=False)

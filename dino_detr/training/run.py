@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from transformers import set_seed
-from transformers.trainer_utils import get_last_checkpoint
+from transformers.utils import logging
 
 from ..configuration_dino_detr import DinoDetrConfig
 from ..data import category_ids, class_names, load_detection_dataset
@@ -13,9 +13,13 @@ from ..data.samples import TrainingSamples, drop_images_without_boxes
 from ..hub.cards import write_card
 from ..image_processing_dino_detr import DinoDetrImageProcessor
 from ..modeling_dino_detr import DinoDetrForObjectDetection
+from .checkpoints import find_checkpoint, find_damage
 from .options import DinoDetrTrainingArguments
+from .preemption import Preempted
 from .run_folder import RunFolder, draw_sample_detections
 from .trainer import DetectionTrainer
+
+logger = logging.get_logger(__name__)
 
 
 def prepare(options: DinoDetrTrainingArguments) -> DetectionTrainer:
@@ -58,9 +62,15 @@ def train(trainer: DetectionTrainer) -> dict[str, float]:
 
     Returns:
         The figures of the best weights on the evaluation split.
+
+    Raises:
+        Preempted: if a signal asked to stop; the last checkpoint is of the moment it came.
     """
-    trainer.train(resume_from_checkpoint=trainer.args.resume_from_checkpoint)
-    metrics = trainer.evaluate(metric_key_prefix="best")
+    with trainer.preemption.listening():
+        checkpoint = trainer.args.resume_from_checkpoint
+        if checkpoint is None or not trainer.restore_if_finished(checkpoint):
+            _train_steps(trainer)
+        metrics = trainer.evaluate(metric_key_prefix="best")
     figures = {name.removeprefix("best_"): value for name, value in metrics.items()}
     if trainer.is_world_process_zero():
         folder = Path(trainer.args.output_dir)
@@ -71,6 +81,19 @@ def train(trainer: DetectionTrainer) -> dict[str, float]:
         write_card(folder)
     trainer.accelerator.wait_for_everyone()
     return figures
+
+
+def _train_steps(trainer: DetectionTrainer) -> None:
+    try:
+        trainer.train(resume_from_checkpoint=trainer.args.resume_from_checkpoint)
+    except Preempted:  # in an evaluation
+        trainer.preemption.evaluation_due = True
+        trainer._save_checkpoint(trainer.model, trial=None)
+        raise
+    if trainer.preemption.agreed:
+        raise Preempted
+    if trainer.ema is not None and not (trainer.args.load_best_model_at_end and trainer.state.best_model_checkpoint):
+        trainer.ema.exchange()  # what is left is the last average
 
 
 def build_model(options: DinoDetrTrainingArguments, names: list[str], ids: list[int]) -> DinoDetrForObjectDetection:
@@ -90,16 +113,25 @@ def build_model(options: DinoDetrTrainingArguments, names: list[str], ids: list[
 
 
 def _checkpoint_to_resume(options: DinoDetrTrainingArguments) -> str | None:
-    folder = Path(options.output_dir)
-    if options.resume_from_checkpoint == "latest":
-        checkpoint = get_last_checkpoint(folder) if folder.is_dir() else None
-        if checkpoint is None:
-            raise FileNotFoundError(f"{folder} holds no checkpoint to resume from")
-        return checkpoint
+    folder, asked = Path(options.output_dir), options.resume_from_checkpoint
+    if asked == "latest":
+        checkpoint = find_checkpoint(folder)
+        if checkpoint is not None:
+            return str(checkpoint)
+        if not (folder / "config.json").exists():
+            logger.warning(f"{folder} holds no checkpoint yet: the run starts from its first step")
+            return None
+    elif asked is not None:
+        if not Path(asked).is_dir():
+            raise FileNotFoundError(f"resume_from_checkpoint: there is no folder {asked}")
+        fault = find_damage(Path(asked))
+        if fault is not None:
+            raise ValueError(f"{asked} cannot be resumed from: {fault}")
+        return asked
     taken = any((folder / name).exists() for name in ("metrics.jsonl", "evaluation.jsonl", "config.json"))
-    if options.resume_from_checkpoint is None and (taken or any(folder.glob("checkpoint-*"))):
+    if taken or any(folder.glob("checkpoint-*")):
         raise FileExistsError(
             f"{folder} holds a run or a checkpoint already: go on with --resume_from_checkpoint latest, or choose "
             "another --output_dir"
         )
-    return options.resume_from_checkpoint
+    return None

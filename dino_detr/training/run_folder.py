@@ -15,6 +15,7 @@ from transformers.utils import logging
 from .. import __version__
 from ..evaluation import draw_detections, draw_plots
 from ..evaluation.detections import detect
+from ..evaluation.history import read_history
 from ..image_processing_dino_detr import upright_rgb
 from .options import DinoDetrTrainingArguments
 
@@ -37,6 +38,8 @@ class RunFolder(TrainerCallback):
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / "recipe.yaml").write_text(yaml.safe_dump(args.recipe))
         (self.folder / "environment.json").write_text(json.dumps(_environment(args), indent=2))
+        for name in ("metrics.jsonl", "evaluation.jsonl"):
+            self._forget_after(self.folder / name, state.global_step)
 
     def on_log(self, args, state, control, logs, **kwargs):
         if state.is_world_process_zero and "loss" in logs:
@@ -51,6 +54,15 @@ class RunFolder(TrainerCallback):
             draw_plots(self.folder)
         except Exception as fault:
             logger.warning(f"The plots could not be drawn: {fault!r}")
+
+    def _forget_after(self, path: Path, step: int) -> None:
+        """Without the lines of steps that a resumed run will make again, nor half of one that a kill left."""
+        if not path.exists():
+            return
+        kept = [json.dumps(line) + "\n" for line in read_history(path) if line["step"] <= step]
+        temporary = path.with_name(f".{path.name}.partial")
+        temporary.write_text("".join(kept))
+        temporary.replace(path)
 
     def _append(self, name: str, line: dict) -> None:
         with open(self.folder / name, "a") as file:

@@ -1,20 +1,32 @@
 """transformers' `Trainer`, taught detection: parameter groups, schedule, loss terms in the log, COCO evaluation."""
 
+import shutil
 import sys
 import time
+from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import torch
 from accelerate.utils import broadcast_object_list, gather_object
 from transformers import ProgressCallback, Trainer
+from transformers.trainer_callback import ExportableState, TrainerCallback, TrainerState
+from transformers.trainer_utils import rotate_checkpoints
+from transformers.utils import logging
 
 from ..data import category_ids, class_names
 from ..data.samples import collate
 from ..data.sampling import AspectGroupedSampler
+from ..denoising import draw_denoising_queries
 from ..evaluation import CocoDetectionMetric
 from ..evaluation.coco_score import FIGURES
 from ..evaluation.detections import detect, references
+from ..matching import Targets
+from ..modeling_dino_detr import DinoDetrForObjectDetection
+from .checkpoints import partial_folder, publish_checkpoint
+from .ema import WeightAverage
 from .optimizer import build_optimizer
+from .preemption import EVALUATION_DUE, Preempted, Preemption, outlive_first_signal
 
 try:
     import resource
@@ -22,13 +34,46 @@ except ImportError:  # Windows
     resource = None
 
 
+logger = logging.get_logger(__name__)
+
+
 class BriefProgress(ProgressCallback):
     """The progress bar with a few figures of each log line; the rest is in the run folder."""
 
     def on_log(self, args, state, control, logs=None, **kwargs):
-        shown = ("loss", "learning_rate", "eval_AP", "eval_AP50", "eval_seconds", "epoch", "train_runtime")
+        shown = (
+            "loss",
+            "learning_rate",
+            "eval_AP",
+            "eval_AP50",
+            "eval_ema_AP",
+            "eval_seconds",
+            "epoch",
+            "train_runtime",
+        )
         brief = {name: value for name, value in (logs or {}).items() if name in shown}
         super().on_log(args, state, control, logs=brief, **kwargs)
+
+
+@dataclass
+class _StepBoxes:
+    """The most boxes in one image of the step, and the normalisers of each part's loss (float32 `[2]`, on the CPU)."""
+
+    most: int
+    loss_normalisers: torch.Tensor
+
+
+class _KeepAverage(TrainerCallback):
+    """Starts the trainer's average of the weights when they are in place, and follows them."""
+
+    def __init__(self, trainer: "DetectionTrainer"):
+        self.trainer = trainer
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.trainer.start_average(args.resume_from_checkpoint)
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.trainer.ema.update()
 
 
 class DetectionTrainer(Trainer):
@@ -47,15 +92,28 @@ class DetectionTrainer(Trainer):
         if not self.args.disable_tqdm:
             self.remove_callback(ProgressCallback)
             self.add_callback(BriefProgress)
+        self.ema: WeightAverage | None = None
+        if self.args.ema_decay is not None:
+            self.add_callback(_KeepAverage(self))
+        self.preemption = Preemption(self)
+        self.add_callback(self.preemption)
         self.processor = processor
         self.model_accepts_loss_kwargs = False  # the loss is normalised by boxes, not by items the Trainer counts
         self.per_class: dict[str, dict[str, float]] = {}
+        self._step_boxes = _StepBoxes(0, torch.ones(2))
+        self._cpu_group = None  # of all processes, for numbers that need not wait for a device
         self._terms: dict[str, torch.Tensor] = {}
         self._steps, self._waited, self._since = 0, 0.0, time.perf_counter()
 
     def _get_train_sampler(self, train_dataset=None) -> AspectGroupedSampler:
         samples = self.train_dataset if train_dataset is None else train_dataset
-        return AspectGroupedSampler(samples, self.args.per_device_train_batch_size)
+        return AspectGroupedSampler(samples, self.args.total_batch_size)
+
+    def get_train_dataloader(self):
+        loader = super().get_train_dataloader()
+        # (samples bring their own seeds)
+        getattr(loader, "base_dataloader", loader).worker_init_fn = outlive_first_signal
+        return loader
 
     def create_optimizer(self, model=None) -> torch.optim.Optimizer:
         if self.optimizer is None:
@@ -72,7 +130,8 @@ class DetectionTrainer(Trainer):
             warmup = self.args.get_warmup_steps(num_training_steps)
 
             def factor(step: int) -> float:
-                return min(1.0, (step + 1) / (warmup + 1)) * 0.1 ** sum(step >= drop for drop in drops)
+                warm = 0.001 + 0.999 * step / warmup if step < warmup else 1.0  # as detectron2 warms up
+                return warm * 0.1 ** sum(step >= drop for drop in drops)
 
             self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, factor)
             self._created_lr_scheduler = True
@@ -88,17 +147,125 @@ class DetectionTrainer(Trainer):
         model = self.model if model is None else model
         model.load_state_dict(type(model).from_pretrained(resume_from_checkpoint, dtype=model.dtype).state_dict())
 
+    def _save_checkpoint(self, model, trial) -> None:
+        """As transformers' own, but in a folder that gets its name when all is there: a kill leaves no half of one."""
+        checkpoint = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+        partial = partial_folder(checkpoint)
+        if self.is_world_process_zero():
+            shutil.rmtree(partial, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
+        self.store_flos()
+        self.save_model(str(partial), _internal_call=True)
+        if self.ema is not None:
+            with self.ema.applied():
+                self.save_model(str(partial / "ema"), _internal_call=True)
+        if not self.args.save_only_model:
+            self._save_optimizer_and_scheduler(str(partial))
+            self._save_scaler(str(partial))
+            self._save_rng_state(str(partial))
+        if self.is_world_process_zero():
+            self._save_state(partial)
+            if self.preemption.evaluation_due:
+                (partial / EVALUATION_DUE).touch()
+        self.accelerator.wait_for_everyone()
+        if self.is_world_process_zero():
+            publish_checkpoint(checkpoint)
+            rotate_checkpoints(
+                self.args.output_dir, self.args.save_total_limit, self.state.best_model_checkpoint, use_mtime=True
+            )
+        self.accelerator.wait_for_everyone()
+
+    def _save_state(self, folder: Path) -> None:
+        best = Path(self.args.output_dir) / f"checkpoint-{self.state.best_global_step}"
+        if self.state.best_global_step and (self.state.best_global_step == self.state.global_step or best.exists()):
+            self.state.best_model_checkpoint = str(best)
+        for part in [*self.callback_handler.callbacks, self.control]:
+            if isinstance(part, ExportableState):
+                self.state.stateful_callbacks[type(part).__name__] = part.state()
+        temporary = folder / ".trainer_state.json.partial"
+        self.state.save_to_json(str(temporary))
+        temporary.replace(folder / "trainer_state.json")
+
+    def start_average(self, checkpoint: str | None) -> None:
+        """Of the weights as they are, or as far as it had come in a checkpoint."""
+        self.ema = WeightAverage(self.model, self.args.ema_decay)
+        if checkpoint is not None:
+            folder = Path(checkpoint) / "ema"
+            if folder.is_dir():
+                self.ema.load(DinoDetrForObjectDetection.from_pretrained(folder).state_dict())
+            else:
+                logger.warning(f"{checkpoint} has no average of the weights: it starts from these weights")
+
     def _load_best_model(self):
-        self._load_from_checkpoint(self.state.best_model_checkpoint)
+        best = Path(self.state.best_model_checkpoint)
+        self._load_from_checkpoint(str(best if self.args.ema_decay is None else best / "ema"))
+
+    def restore_if_finished(self, checkpoint: str) -> bool:
+        """Whether a run was cut off after its last step; then its weights, the best or the last, are in place."""
+        state = TrainerState.load_from_json(str(Path(checkpoint) / "trainer_state.json"))
+        if state.global_step < (self.args.max_steps if self.args.max_steps > 0 else state.max_steps):
+            return False
+        self.state = state
+        if (Path(checkpoint) / EVALUATION_DUE).exists():
+            self._load_from_checkpoint(checkpoint)
+            if self.args.ema_decay is not None:
+                self.start_average(checkpoint)
+            self.evaluate_late(checkpoint)
+        if not (self.args.load_best_model_at_end and state.best_model_checkpoint):
+            state.best_model_checkpoint = checkpoint
+        self._load_best_model()
+        return True
+
+    def evaluate_late(self, checkpoint: str) -> None:
+        """The evaluation that was due when the checkpoint was saved in haste."""
+        self._determine_best_metric(self.evaluate(), trial=None)
+        if self.is_world_process_zero():
+            self._save_state(Path(checkpoint))
+            (Path(checkpoint) / EVALUATION_DUE).unlink()
+        self.accelerator.wait_for_everyone()
 
     def get_batch_samples(self, *args, **kwargs):
         started = time.perf_counter()
         batches = super().get_batch_samples(*args, **kwargs)
         self._waited += time.perf_counter() - started
+        if batches[0]:
+            self._step_boxes = self._count_boxes(batches[0])
         return batches
 
+    def _count_boxes(self, batches: list[dict]) -> "_StepBoxes":
+        """
+        Over all processes and accumulated batches of a step, so that its gradient does not depend on their number.
+
+        (The Trainer's own count of items is of tokens.)
+        """
+        counts = [len(label["class_labels"]) for batch in batches for label in batch["labels"]]
+        denoised = sum(min(count, self.model.config.num_denoising) for count in counts)
+        numbers = torch.tensor([[int(self.preemption.asked), max(counts), sum(counts), denoised]])
+        if self.args.world_size > 1:
+            if self._cpu_group is None:
+                self._cpu_group = torch.distributed.new_group(backend="gloo")
+            gathered = [torch.empty_like(numbers) for _ in range(self.args.world_size)]
+            torch.distributed.all_gather(gathered, numbers, group=self._cpu_group)
+            numbers = torch.cat(gathered)
+        self.preemption.agreed = bool(numbers[:, 0].any())
+        totals = numbers[:, 2:].sum(0).float().clamp(min=1)
+        # the losses of the parts are averaged
+        return _StepBoxes(int(numbers[:, 1].max()), totals / (len(batches) * self.args.world_size))
+
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        outputs = model(**inputs)
+        seeds, config = inputs.pop("noise_seeds"), self.model.config
+        denoising_queries = draw_denoising_queries(
+            Targets.from_labels(inputs["labels"], len(seeds), inputs["pixel_values"].device),
+            config.num_labels,
+            config.num_denoising,
+            config.label_noise_ratio,
+            config.box_noise_scale,
+            most=self._step_boxes.most,
+            seeds=seeds,
+        )
+        outputs = model(
+            **inputs, denoising_queries=denoising_queries, loss_normalisers=self._step_boxes.loss_normalisers
+        )
         for name, term in outputs.loss_dict.items():  # summed on the device: nothing waits
             self._terms[name] = self._terms.get(name, 0) + term.detach()
         self._steps += 1
@@ -121,28 +288,57 @@ class DetectionTrainer(Trainer):
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
         """
-        COCO's figures of the model on `eval_dataset`, as `<prefix>_AP`, ...; per class in `self.per_class`.
-
-        Every process detects on its share of the images, each image once, batched without padding; the fixed-size
-        detections are gathered once.
+        COCO's figures of the model on `eval_dataset`, as `<prefix>_AP`, ...; per class in `self.per_class`. During
+        training those of the average of the weights too, if there is one, as `<prefix>_ema_AP`, ...
         """
         rows = self.eval_dataset if eval_dataset is None else eval_dataset
         started, was_training = time.perf_counter(), self.model.training
         self.model.eval()
-        share = range(self.args.process_index, len(rows), self.args.world_size)
-        detections = list(
-            detect(
-                self.model,
-                self.processor,
-                rows,
-                share,
-                batch_size=self.args.per_device_eval_batch_size,
-                num_workers=self.args.dataloader_num_workers,
-            )
-        )
+        figures = self._score(rows)
+        self.per_class = figures["per_class"]
+        metrics = {f"{metric_key_prefix}_{name}": figures[name] for name in FIGURES}
+        if self.ema is not None and metric_key_prefix == "eval":
+            with self.ema.applied():
+                figures = self._score(rows)
+            metrics |= {f"{metric_key_prefix}_ema_{name}": figures[name] for name in FIGURES}
         self.model.train(was_training)
+        metrics[f"{metric_key_prefix}_seconds"] = time.perf_counter() - started
+        self.log(dict(metrics))
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        self._reset_log()  # the seconds of evaluation are not those of a step
+        return metrics
+
+    def _score(self, rows) -> dict:
+        """
+        What `CocoDetectionMetric` computes, on every process.
+
+        Every process detects on its share of the images, each image once, batched without padding; the fixed-size
+        detections are gathered once.
+
+        Raises:
+            Preempted: if any process was asked to stop meanwhile.
+        """
+        share = range(self.args.process_index, len(rows), self.args.world_size)
+        found = detect(
+            self.model,
+            self.processor,
+            rows,
+            share,
+            batch_size=self.args.per_device_eval_batch_size,
+            num_workers=self.args.dataloader_num_workers,
+        )
+        detections = []
+        try:
+            while not self.preemption.asked and (detection := next(found, None)) is not None:
+                detections.append(detection)
+        except RuntimeError:  # the signal reaches data workers too
+            if not self.preemption.asked:
+                raise
+        asked = [self.preemption.asked]
         if self.args.world_size > 1:
-            detections = gather_object(detections)
+            asked, detections = gather_object(asked), gather_object(detections)
+        if any(asked):
+            raise Preempted
         figures = [None]
         if self.is_world_process_zero():
             metric = CocoDetectionMetric(category_ids=category_ids(rows), class_names=class_names(rows))
@@ -150,13 +346,7 @@ class DetectionTrainer(Trainer):
             figures = [metric.compute()]
         if self.args.world_size > 1:
             broadcast_object_list(figures)
-        self.per_class = figures[0]["per_class"]
-        metrics = {f"{metric_key_prefix}_{name}": figures[0][name] for name in FIGURES}
-        metrics[f"{metric_key_prefix}_seconds"] = time.perf_counter() - started
-        self.log(dict(metrics))
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
-        self._reset_log()  # the seconds of evaluation are not those of a step
-        return metrics
+        return figures[0]
 
 
 def _peak_memory_mib() -> float:

@@ -1,0 +1,48 @@
+"""The moving average of the weights."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+
+class WeightAverage:
+    """
+    Exponential moving average of a model's trainable parameters: after each step `a = decay * a + (1 - decay) * p`.
+
+    Args:
+        model: whose parameters, as they are now, the average starts from.
+        decay: 0..1; the reference has 0.999 where it is on.
+    """
+
+    def __init__(self, model: nn.Module, decay: float):
+        trained = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
+        self.decay, self.names = decay, list(trained)
+        self.parameters: list[Tensor] = list(trained.values())
+        self.averages = [p.clone() for p in self.parameters]
+
+    def load(self, weights: dict[str, Tensor]) -> None:
+        """The averages of another run, by parameter name."""
+        for name, average in zip(self.names, self.averages):
+            average.copy_(weights[name])
+
+    def update(self) -> None:
+        """After a step of the optimiser."""
+        torch._foreach_lerp_(self.averages, self.parameters, 1 - self.decay)
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """The model has the averages for weights inside this context, and its own again after it."""
+        self.exchange()
+        try:
+            yield
+        finally:
+            self.exchange()
+
+    def exchange(self) -> None:
+        """The averages become the model's weights, and these the averages."""
+        for parameter, average in zip(self.parameters, self.averages):
+            kept = parameter.clone()
+            parameter.copy_(average)
+            average.copy_(kept)

@@ -1,0 +1,87 @@
+"""Each recipe says what RECIPE and README say of it, and can be parsed, changed and run."""
+
+import sys
+
+import pytest
+import torch
+from runs import ROOT, TWO_PROCESSES, lines, run
+from torch import nn
+
+from dino_detr.training import parse_options
+from dino_detr.training.trainer import DetectionTrainer
+
+RECIPES = sorted(path.stem for path in (ROOT / "recipes").glob("*.yaml"))
+STEPS = {"12ep": (90000, 82500), "50ep": (375000, 300000)}
+BACKBONES = {
+    "small": "facebook/dinov2-small",
+    "base": "facebook/dinov2-base",
+    "large": "facebook/dinov2-large",
+    "giant": "facebook/dinov2-giant",
+    "base_timm": "timm:vit_base_patch14_dinov2.lvd142m",
+    "base_registers": "facebook/dinov2-with-registers-base",
+    "base_dinov3": "facebook/dinov3-vitb16-pretrain-lvd1689m",
+}
+
+
+def parse(recipe: str, *arguments: str):
+    return parse_options([str(ROOT / "recipes" / f"{recipe}.yaml"), *arguments, "--bf16", "false"])
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_recipes_parse(recipe, tmp_path):
+    options = parse(recipe, "--output_dir", str(tmp_path))
+    assert 0 < max(options.lr_decay_steps, default=1) <= options.max_steps
+    assert options.per_device_train_batch_size == options.total_batch_size
+
+
+@pytest.mark.parametrize("recipe", [name for name in RECIPES if name.startswith("coco")])
+def test_coco_recipes_are_the_references(recipe):
+    _, epochs, size = recipe.split("_", 2)
+    options = parse(recipe)
+    assert (options.max_steps, *options.lr_decay_steps) == STEPS[epochs]
+    assert options.warmup_steps == (250 if size in ("large", "giant") else 0)
+    assert (options.backbone, options.patch_size, options.freeze_backbone) == (BACKBONES[size], 16, True)
+    assert (options.total_batch_size, options.learning_rate, options.weight_decay) == (16, 1e-4, 1e-4)
+    assert (options.backbone_lr_factor, options.max_grad_norm, options.num_queries) == (0.1, 0.1, 900)
+    assert (options.train_split, options.eval_split) == ("train2017", "val2017")
+
+
+def test_command_line_wins():
+    options = parse(
+        "coco_12ep_base", "--total_batch_size", "2", "--dataloader_num_workers", "2", "--backbone",
+        "facebook/dinov2-small",
+    )  # fmt: skip
+    assert (options.per_device_train_batch_size, options.dataloader_num_workers) == (2, 2)
+    assert options.backbone == "facebook/dinov2-small"
+    options = parse("finetune", "--model", "somewhere")
+    assert (options.model, options.backbone) == ("somewhere", None)
+    options = parse("bccd", "--backbone", "facebook/dinov2-small")
+    assert "backbone_config" not in options.model_config and options.model_config["d_model"] == 96
+
+
+def test_schedule():
+    """detectron2's: 0.001 to 1 over the warm-up, a tenth from each drop on; fractions are of the run."""
+    trainer = DetectionTrainer.__new__(DetectionTrainer)
+    trainer.args, trainer.lr_scheduler = parse("coco_12ep_large", "--lr_decay_steps", "0.5", "900"), None
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    trainer.create_scheduler(1000, optimizer)
+    rates = []
+    for _ in range(1000):
+        rates.append(trainer.lr_scheduler.get_last_lr()[0])
+        optimizer.step()
+        trainer.lr_scheduler.step()
+    assert rates[0] == pytest.approx(0.001) and rates[125] == pytest.approx(0.001 + 0.999 / 2)
+    assert (rates[250], rates[499]) == (1.0, 1.0)
+    assert rates[500:900] == pytest.approx([0.1] * 400) and rates[900:] == pytest.approx([0.01] * 100)
+
+
+def test_try_runs_on_two_processes(tmp_path):
+    """`recipes/try.yaml` touches every part: it learns, evaluates, saves, draws."""
+    options = ["--use_cpu", "--output_dir", tmp_path / "run"]
+    run(sys.executable, *TWO_PROCESSES, "train.py", "recipes/try.yaml", *options)
+    metrics = lines(tmp_path / "run" / "metrics.jsonl")
+    assert [line["step"] for line in metrics] == [5, 10, 15, 20]
+    assert metrics[-1]["loss"] < metrics[0]["loss"]
+    assert {line["step"] for line in lines(tmp_path / "run" / "evaluation.jsonl")} == {10, 20}
+    names = {path.name for path in (tmp_path / "run").rglob("*")}
+    assert names >= {"checkpoint-10", "checkpoint-20", "model.safetensors", "README.md", "box_ap.png", "detections.png"}
