@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from launching import RECIPE
 from PIL import Image
-from runs import RECIPE
 
 from dino_detr.data.digits import render_scene
 

@@ -5,8 +5,8 @@ import sys
 
 import pytest
 import torch
+from launching import TWO_PROCESSES, run
 from PIL import Image
-from runs import TWO_PROCESSES, run
 from safetensors.torch import load_file
 
 from dino_detr.training import parse_options

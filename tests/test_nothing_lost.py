@@ -10,7 +10,7 @@ import time
 
 import pytest
 import torch
-from runs import ENVIRONMENT, ROOT, lines, run
+from launching import ENVIRONMENT, ROOT, lines, run
 from safetensors.torch import load_file
 from transformers.trainer_pt_utils import safe_globals
 

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 import torch
-from runs import ROOT, TWO_PROCESSES, lines, run
+from launching import ROOT, TWO_PROCESSES, lines, run
 from torch import nn
 
 from dino_detr.training import parse_options

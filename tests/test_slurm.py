@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from runs import ENVIRONMENT, ROOT, lines
+from launching import ENVIRONMENT, ROOT, lines
 
 SCRIPTS = sorted((ROOT / "scripts" / "slurm").iterdir())
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from runs import TWO_PROCESSES, lines, run
+from launching import TWO_PROCESSES, lines, run
 from safetensors.torch import load_file
 
 from dino_detr import DinoDetrForObjectDetection
