@@ -1,14 +1,16 @@
 """Each recipe says what RECIPE and README say of it, and can be parsed, changed and run."""
 
+import re
 import sys
 
 import pytest
 import torch
 import yaml
 from launching import ROOT, TWO_PROCESSES, lines, run
+from tiny import tiny_detector
 from torch import nn
 
-from dino_detr.training import parse_options
+from dino_detr.training import build_optimizer, parse_options
 from dino_detr.training.trainer import DetectionTrainer
 
 RECIPES = sorted(path.stem for path in (ROOT / "recipes").glob("*.yaml"))
@@ -90,7 +92,27 @@ def test_options_without_effect_raise(tmp_path):
     recipe = tmp_path / "both.yaml"
     recipe.write_text((ROOT / "recipes" / "coco_12ep_base.yaml").read_text() + "lr_scheduler_type: cosine\n")
     with pytest.raises(ValueError, match="lr_scheduler_type has no effect here: see lr_decay_steps"):
-        parse_options([str(recipe)])
+        parse_options([str(recipe), "--bf16", "false"])
+
+
+@pytest.mark.parametrize("backbone", ["dinov2", "dinov2_with_registers", "dinov3_vit", "timm_backbone"])
+def test_layer_decay(backbone):
+    """detectron2's `get_vit_lr_decay_rate`, by parameter name: embeddings 0, block i is i + 1, the rest n + 1."""
+    model = tiny_detector(backbone, freeze_backbone=False)
+    optimizer = build_optimizer(model, 1.0, 1e-4, 0.1, backbone_layer_decay=0.7)
+    rates = {p: (group["lr"], group["weight_decay"]) for group in optimizer.param_groups for p in group["params"]}
+    plain = build_optimizer(model, 1.0, 1e-4, 0.1)
+    decays = {p: group["weight_decay"] for group in plain.param_groups for p in group["params"]}
+    assert set(rates) == {p for p in model.parameters() if p.requires_grad} == set(decays)
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        expected = 0.1 if ".pyramid." in name else 1.0
+        if ".backbone." in name:
+            block = re.search(r"\.(?:layers?|blocks)\.(\d+)\.", name)
+            depth = int(block[1]) + 1 if block else 0 if re.search("embed|token", name) else 3
+            expected = 0.1 * 0.7 ** (3 - depth)
+        assert rates[parameter] == (pytest.approx(expected), decays[parameter]), name
 
 
 def test_schedule():
