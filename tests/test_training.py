@@ -10,6 +10,7 @@ import torch
 import yaml
 from launching import TWO_PROCESSES, lines, run
 from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from dino_detr import DinoDetrForObjectDetection
 from dino_detr.evaluation import score_results
@@ -126,6 +127,22 @@ def test_two_processes_evaluate_as_one(recipe, finished, data, tmp_path):
     assert 0.2 < one["AP"] < 0.9
     for name in ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl"):
         assert one[name] == pytest.approx(two[name], abs=1e-9), name
+
+
+def test_trackers_get_the_numbers_of_the_run_folder(recipe, tmp_path):
+    """`report_to`, of which tensorboard stands here for all: one run, with losses and figures under their names."""
+    folder = tmp_path / "run"
+    run(sys.executable, "train.py", recipe, "--report_to", "tensorboard", "--output_dir", folder)
+    (events,) = folder.rglob("*tfevents*")
+    tracked = EventAccumulator(str(events)).Reload()
+    for line in lines(folder / "metrics.jsonl"):
+        for name in ("loss", "loss_giou_dn_0", "learning_rate_backbone"):
+            values = {event.step: event.value for event in tracked.Scalars(f"train/{name}")}
+            assert values[line["step"]] == pytest.approx(line[name], rel=1e-5)
+    values = {event.step: event.value for event in tracked.Scalars("eval/AR100")}
+    assert values == pytest.approx({line["step"]: line["AR100"] for line in lines(folder / "evaluation.jsonl")})
+    with pytest.raises(ValueError, match="report_to: no_such_tracker is not installed here"):
+        parse_options([str(recipe), "--report_to", "no_such_tracker"])
 
 
 def test_errors_name_the_culprit(recipe, data, finished, tmp_path):

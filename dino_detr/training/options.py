@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 import yaml
 from transformers import HfArgumentParser, TrainingArguments
+from transformers.integrations import get_available_reporting_integrations
 
 COCO_SIZES = [480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800]
 
@@ -115,6 +116,7 @@ class DinoDetrTrainingArguments(TrainingArguments):
     remove_unused_columns: bool | None = field(default=False, metadata={"help": "Must be false: images are a column."})
     logging_steps: float = field(default=20, metadata={"help": "Steps between log lines."})
     report_to: None | str | list[str] = field(default="none", metadata={"help": "Trackers to report to."})
+    project: str = field(default="dino-detr", metadata={"help": "The trackers' project."})
     eval_strategy: str = field(default="epoch", metadata={"help": "When to evaluate: steps, epoch or no."})
     save_strategy: str = field(default="epoch", metadata={"help": "When to save; as eval_strategy, to keep the best."})
     ddp_find_unused_parameters: bool | None = field(
@@ -149,6 +151,10 @@ class DinoDetrTrainingArguments(TrainingArguments):
             raise ValueError("save_total_limit must be 2 or more: the best checkpoint, and the last to resume from")
         if self.dataset is None:
             raise ValueError("say what to train on: dataset")
+        if missing := set(self.report_to) - set(get_available_reporting_integrations()):
+            raise ValueError(f"report_to: {', '.join(sorted(missing))} is not installed here, or not known")
+        if self.run_name is None and self.output_dir is not None:
+            self.run_name = Path(self.output_dir).name
         if self.remove_unused_columns:
             raise ValueError("remove_unused_columns must be false: the columns are what samples are made of")
         if self.n_gpu > 1:

@@ -305,7 +305,8 @@ class DetectionTrainer(Trainer):
             metrics |= {f"{metric_key_prefix}_ema_{name}": figures[name] for name in FIGURES}
         self.model.train(was_training)
         metrics[f"{metric_key_prefix}_seconds"] = time.perf_counter() - started
-        self.log(dict(metrics))
+        if self.is_in_train:  # after it, trackers would begin a new run
+            self.log(dict(metrics))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         self._reset_log()  # the seconds of evaluation are not those of a step
         return metrics
