@@ -117,8 +117,9 @@ def test_layer_decay(backbone):
 
 def test_schedule():
     """detectron2's: 0.001 to 1 over the warm-up, a tenth from each drop on; fractions are of the run."""
+    options = parse("coco_12ep_large", "--lr_decay_steps", "0.5", "900")
     trainer = DetectionTrainer.__new__(DetectionTrainer)
-    trainer.args, trainer.lr_scheduler = parse("coco_12ep_large", "--lr_decay_steps", "0.5", "900"), None
+    trainer.args, trainer.lr_scheduler = options, None
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
     trainer.create_scheduler(1000, optimizer)
     rates = []

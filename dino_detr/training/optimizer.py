@@ -1,4 +1,4 @@
-"""The recipe's parameter groups."""
+"""The recipe's parameter groups and schedule."""
 
 import torch
 from torch import nn
@@ -40,6 +40,22 @@ def build_optimizer(
             for (factor, decayed), parameters in groups.items()
         ]
     )
+
+
+def build_step_schedule(
+    optimizer: torch.optim.Optimizer, num_training_steps: int, lr_decay_steps: list[float], warmup_steps: int = 0
+) -> torch.optim.lr_scheduler.LambdaLR:
+    """
+    Every group's rate, from each of `lr_decay_steps` on a tenth of what it was before; values below 1 are fractions of
+    `num_training_steps`. Over `warmup_steps` it rises from a thousandth (detectron2's `WarmupParamScheduler`).
+    """
+    drops = [step if step >= 1 else step * num_training_steps for step in lr_decay_steps]
+
+    def factor(step: int) -> float:
+        warm = 0.001 + 0.999 * step / warmup_steps if step < warmup_steps else 1.0
+        return warm * 0.1 ** sum(step >= drop for drop in drops)
+
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
 
 
 def _depth_factors(vit: nn.Module, decay: float) -> dict[nn.Parameter, float]:

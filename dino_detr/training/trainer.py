@@ -27,7 +27,7 @@ from ..matching import Targets
 from ..modeling_dino_detr import DinoDetrForObjectDetection
 from .checkpoints import partial_folder, publish_checkpoint
 from .ema import WeightAverage
-from .optimizer import build_optimizer
+from .optimizer import build_optimizer, build_step_schedule
 from .output_dir import checkpoint_size
 from .preemption import EVALUATION_DUE, Preempted, Preemption, outlive_first_signal
 from .progress import ProgressBar
@@ -116,14 +116,12 @@ class DetectionTrainer(Trainer):
 
     def create_scheduler(self, num_training_steps: int, optimizer=None):
         if self.lr_scheduler is None and self.args.lr_decay_steps:
-            drops = [step if step >= 1 else step * num_training_steps for step in self.args.lr_decay_steps]
-            warmup = self.args.get_warmup_steps(num_training_steps)
-
-            def factor(step: int) -> float:
-                warm = 0.001 + 0.999 * step / warmup if step < warmup else 1.0  # as detectron2 warms up
-                return warm * 0.1 ** sum(step >= drop for drop in drops)
-
-            self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, factor)
+            self.lr_scheduler = build_step_schedule(
+                optimizer or self.optimizer,
+                num_training_steps,
+                self.args.lr_decay_steps,
+                self.args.get_warmup_steps(num_training_steps),
+            )
             self._created_lr_scheduler = True
         return super().create_scheduler(num_training_steps, optimizer)
 
