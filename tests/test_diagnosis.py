@@ -57,13 +57,13 @@ def half_about_centre(boxes):
 
 
 def test_labels_permuted():
-    """Also when every box comes again under another label, as a detector's top k have it."""
+    """Also when every box comes again under another label, as a detector's top k have it, and one is background."""
     truth = make_truth()
     found = detections_of(truth, labels=lambda labels: (labels + 1) % 4)
     for entry in found:
-        entry["boxes"] = np.concatenate([entry["boxes"], entry["boxes"]])
-        entry["labels"] = np.concatenate([entry["labels"], (entry["labels"] + 1) % 4])
-        entry["scores"] = np.concatenate([entry["scores"], entry["scores"] - 0.4])
+        entry["boxes"] = np.concatenate([entry["boxes"], entry["boxes"], [[500, 500, 510, 510]]])
+        entry["labels"] = np.concatenate([entry["labels"], (entry["labels"] + 1) % 4, [3]])
+        entry["scores"] = np.concatenate([entry["scores"], entry["scores"] - 0.4, [0.01]])
     metric = CocoDetectionMetric(class_names=NAMES)
     assert metric.compute(predictions=found, references=truth)["AP50"] < 0.01
     diagnosis = seen(found, truth)
@@ -214,7 +214,8 @@ def test_a_fault_does_not_stop_training(recipe, tmp_path, monkeypatch, caplog):
         raise ZeroDivisionError("on purpose")
 
     monkeypatch.setattr(zero_ap, "diagnose", broken)
-    figures = train(prepare(parse_options([str(recipe), "--output_dir", str(tmp_path / "run")])))
+    options = ["--max_steps", "1", "--eval_steps", "1", "--save_steps", "1", "--output_dir", str(tmp_path / "run")]
+    figures = train(prepare(parse_options([str(recipe), *options])))
     assert figures["AP50"] < 0.01
     assert "diagnosis of it failed: ZeroDivisionError('on purpose')" in caplog.text
     assert (tmp_path / "run" / "model.safetensors").exists() and not (tmp_path / "run" / "diagnosis.txt").exists()

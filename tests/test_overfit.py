@@ -39,7 +39,7 @@ def test_sixteen_scenes_are_learned_by_heart(one_class, tmp_path):
     """Promise 3: a detector from random weights, one class or ten."""
     write_scenes(tmp_path / "data", {"train": 20}, one_class)
     options = ["--dataset", tmp_path / "data", "--overfit_images", "16", "--output_dir", tmp_path / "run"]
-    schedule = ["--max_steps", "300", "--eval_steps", "300", "--save_steps", "300", "--total_batch_size", "4"]
+    schedule = ["--max_steps", "400", "--eval_steps", "400", "--save_steps", "400", "--total_batch_size", "4"]
     output = run(sys.executable, "train.py", "recipes/quickstart.yaml", *options, *schedule)
     assert lines(tmp_path / "run" / "evaluation.jsonl")[-1]["AP50"] >= 0.9
     assert "Overfit check passed" in output
