@@ -1,6 +1,7 @@
 """The `dino-detr` command."""
 
 import argparse
+import errno
 import json
 import sys
 from dataclasses import fields
@@ -45,6 +46,10 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"dino-detr: stopped by a signal at step {trainer.state.global_step}; go on with the same command and "
               "--resume_from_checkpoint latest", file=sys.stderr)  # fmt: skip
         sys.exit(EXIT_STATUS)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        sys.exit(f"dino-detr: {error.strerror}")
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -10,12 +10,11 @@ from dino_detr.training import parse_options, prepare, train
 
 
 def test_trains_and_evaluates_on_the_first_images(recipe, tmp_path):
-    arguments = [str(recipe), "--augmentation", "reference", "--output_dir", str(tmp_path / "run")]
+    arguments = [str(recipe), "--output_dir", str(tmp_path / "run")]
     options = parse_options([*arguments, "--overfit_images", "3"])
-    assert options.image_sizes == [80]
-    assert {name: options.recipe[name] for name in ("augmentation", "image_sizes", "eval_split", "overfit_images")} == {
-        "augmentation": "none", "image_sizes": [80], "eval_split": "train", "overfit_images": 3,
-    }  # fmt: skip
+    assert (options.augmentation, options.recipe["image_sizes"], options.recipe["overfit_images"]) == ("none", [80], 3)
+    with pytest.raises(ValueError, match="augmentation has no effect here: see overfit_images"):
+        parse_options([*arguments, "--overfit_images", "3", "--augmentation", "reference"])
     trainer = prepare(options)
     assert trainer.train_dataset.rows["image_id"] == trainer.eval_dataset["image_id"] == [100, 101, 102]
     sample = trainer.train_dataset[0]
@@ -31,6 +30,7 @@ def test_says_that_it_failed(recipe, tmp_path, capsys):
     options = ["--overfit_images", "4", "--max_steps", "1", "--eval_steps", "1", "--save_steps", "1"]
     train(prepare(parse_options([str(recipe), *options, "--output_dir", str(tmp_path / "run")])))
     assert "Overfit check failed: AP50 is 0.00" in capsys.readouterr().out
+    assert "train (4 images that it was trained on)" in (tmp_path / "run" / "README.md").read_text()
 
 
 @pytest.mark.slow
