@@ -14,8 +14,10 @@ from PIL import Image as PILImage
 from transformers import AutoImageProcessor, AutoModelForObjectDetection, TrainingArguments
 
 from .data import category_ids, class_names, load_detection_dataset
+from .data.rows import values_of_objects
 from .evaluation import CocoDetectionMetric, draw_detections, format_table, score_results, to_coco_results
 from .evaluation.detections import detect, references
+from .evaluation.diagnosis import AP50_OF_A_RIDDLE, diagnose
 from .hub import load_reference_checkpoint
 from .image_processing_dino_detr import DinoDetrImageProcessor, upright_rgb
 from .training import DetectionTrainer, DinoDetrTrainingArguments, parse_options, prepare, train
@@ -89,6 +91,7 @@ def prepare_training(arguments: list[str]) -> DetectionTrainer | None:
 
 
 def run_evaluate(options: argparse.Namespace) -> None:
+    diagnosis = None
     if options.source.endswith(".json"):
         if options.predictions:
             raise ValueError("--predictions goes with a checkpoint; a results file holds the predictions already")
@@ -104,11 +107,16 @@ def run_evaluate(options: argparse.Namespace) -> None:
             )
         detections = list(detect(model, processor, rows, range(len(rows)), options.batch_size, options.num_workers))
         metric = CocoDetectionMetric(category_ids=category_ids(rows), class_names=class_names(rows))
-        metric.add_batch(predictions=detections, references=references(rows))
+        truth = references(rows)
+        metric.add_batch(predictions=detections, references=truth)
         figures = metric.compute()
+        if figures["AP50"] < AP50_OF_A_RIDDLE:
+            diagnosis = diagnose(detections, truth, values_of_objects(rows, "id"), class_names(rows))
         if options.predictions:
             _write_json(options.predictions, to_coco_results(detections, category_ids(rows)))
     print(format_table(figures))
+    if diagnosis is not None:
+        print(f"\nAP50 is about 0. What the evaluation saw:\n{diagnosis}")
     if options.output:
         _write_json(options.output, figures)
 

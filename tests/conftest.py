@@ -1,6 +1,5 @@
 """Where the golden numbers are, how many threads the tests take, and something to train on."""
 
-import json
 import os
 from pathlib import Path
 
@@ -8,9 +7,7 @@ import pytest
 import torch
 import yaml
 from launching import RECIPE
-from PIL import Image
-
-from dino_detr.data.digits import render_scene
+from scenes import write_scenes
 
 ROOT = Path(__file__).parent.parent
 CORE = ROOT / "tests" / "golden"  # weights, batches, outputs and losses: enough for a clone to test itself
@@ -44,30 +41,7 @@ def bccd() -> Path:
 def data(tmp_path_factory) -> Path:
     """A COCO folder of digit scenes with category ids that have gaps: 9 images to train on, 7 to evaluate on."""
     folder = tmp_path_factory.mktemp("coco")
-    (folder / "annotations").mkdir()
-    for split, count in (("train", 9), ("val", 7)):
-        (folder / split).mkdir()
-        images, annotations = [], []
-        for index in range(count):
-            pixels, boxes, digits = render_scene(split, index)
-            name = f"{index:03}.png"
-            Image.fromarray(pixels).save(folder / split / name)
-            height, width = pixels.shape[:2]
-            images.append({"id": index + 100, "file_name": name, "width": width, "height": height})
-            for box, digit in zip(boxes, digits):
-                annotations.append(
-                    {
-                        "id": len(annotations) + 1,
-                        "image_id": index + 100,
-                        "category_id": 3 * digit + 2,
-                        "bbox": box,
-                        "area": box[2] * box[3],
-                        "iscrowd": 0,
-                    }
-                )
-        categories = [{"id": 3 * digit + 2, "name": f"digit {digit}"} for digit in range(10)]
-        content = {"images": images, "annotations": annotations, "categories": categories}
-        (folder / "annotations" / f"instances_{split}.json").write_text(json.dumps(content))
+    write_scenes(folder, {"train": 9, "val": 7})
     return folder
 
 

@@ -55,6 +55,9 @@ def write_card(run_folder: str | Path) -> None:
     history = read_history(folder / "metrics.jsonl") + read_history(folder / "evaluation.jsonl")
     steps = max(line["step"] for line in history)
     name = folder.resolve().name
+    split = recipe.get("eval_split") or (
+        f"{recipe['train_split']} ({recipe['overfit_images']} images that it was trained on)"
+    )
     classes = [config["id2label"][str(index)] for index in range(len(config["id2label"]))]
     data = ModelCardData(
         library_name="transformers",
@@ -66,7 +69,7 @@ def write_card(run_folder: str | Path) -> None:
                 task_type="object-detection",
                 dataset_type=recipe["dataset"],
                 dataset_name=recipe["dataset"],
-                dataset_split=recipe["eval_split"],
+                dataset_split=split,
                 metric_type=f"box {figure}",
                 metric_value=round(best[figure], 4),
             )
@@ -79,7 +82,7 @@ def write_card(run_folder: str | Path) -> None:
         name=name,
         backbone=recipe.get("backbone") or f"{config['backbone_config']['model_type']} (random initial weights)",
         dataset=recipe["dataset"],
-        split=recipe["eval_split"],
+        split=split,
         classes=classes,
         figures=[f"{best[f]:.3f}" if best[f] >= 0 else "-" for f in ("AP", "AP50", "AP75", "APs", "APm", "APl")],
         steps=steps,

@@ -18,6 +18,8 @@ _RIVALS = [("model", "backbone"), ("lr_decay_steps", "lr_scheduler_type"), ("max
 # Options that have an effect only where others allow it: (option, what decides, whether it has one).
 _CONDITIONS = [
     ("patch_size", {"model", "backbone"}, lambda options: options.backbone is not None),
+    ("augmentation", {"overfit_images"}, lambda options: options.overfit_images is None),
+    ("eval_split", {"overfit_images"}, lambda options: options.overfit_images is None),
     ("lr_scheduler_type", {"lr_decay_steps"}, lambda options: not options.lr_decay_steps),
     ("lr_scheduler_kwargs", {"lr_decay_steps"}, lambda options: not options.lr_decay_steps),
     ("num_train_epochs", {"max_steps"}, lambda options: options.max_steps <= 0),
@@ -70,6 +72,13 @@ class DinoDetrTrainingArguments(TrainingArguments):
     )
     max_image_size: int = field(default=1333, metadata={"help": "Longest edge."})
     augmentation: str = field(default="reference", metadata={"help": "`reference` or `none`."})
+    overfit_images: int | None = field(
+        default=None,
+        metadata={
+            "help": "Check that recipe and data can be learned at all: train on the first N images that have boxes and "
+            "evaluate on the same, without augmentation, at the largest of image_sizes."
+        },
+    )
     backbone_lr_factor: float = field(
         default=0.1, metadata={"help": "Learning rate of backbone and pyramid, relative."}
     )
@@ -132,6 +141,11 @@ class DinoDetrTrainingArguments(TrainingArguments):
         # YAML's own types do not pass through argparse
         self.lr_decay_steps = [float(step) for step in _as_list(self.lr_decay_steps)]
         self.image_sizes = [int(size) for size in _as_list(self.image_sizes)]
+        if self.overfit_images is not None:
+            if self.overfit_images < 1:
+                raise ValueError(f"overfit_images={self.overfit_images} must be at least 1")
+            self.augmentation, self.image_sizes = "none", [max(self.image_sizes)]
+            self.eval_split = self.train_split
         super().__post_init__()
         if self.model is None and self.backbone is None and "backbone_config" not in (self.model_config or {}):
             raise ValueError("say what to train: model, backbone, or model_config with a backbone_config")

@@ -21,6 +21,8 @@ from .trainer import DetectionTrainer
 
 logger = logging.get_logger(__name__)
 
+LEARNED_BY_HEART = 0.9  # AP50 on the images trained on, of which `overfit_images` asks
+
 
 def prepare(options: DinoDetrTrainingArguments) -> DetectionTrainer:
     """
@@ -35,7 +37,10 @@ def prepare(options: DinoDetrTrainingArguments) -> DetectionTrainer:
     train_rows = drop_images_without_boxes(load_detection_dataset(options.dataset, options.train_split))
     if not len(train_rows):
         raise ValueError(f"{options.dataset}: no image of {options.train_split} has a box to learn from")
-    eval_rows = load_detection_dataset(options.dataset, options.eval_split)
+    if options.overfit_images is None:
+        eval_rows = load_detection_dataset(options.dataset, options.eval_split)
+    else:
+        train_rows = eval_rows = _first_images(train_rows, options)
     if class_names(train_rows) != class_names(eval_rows):
         raise ValueError(
             f"{options.dataset}: the classes of {options.train_split} {class_names(train_rows)} are not those of "
@@ -94,8 +99,19 @@ def train(trainer: DetectionTrainer) -> dict[str, float]:
         draw_sample_detections(trainer.model, trainer.processor, trainer.eval_dataset, folder)
         (folder / "figures.json").write_text(json.dumps({**figures, "per_class": trainer.per_class}, indent=2) + "\n")
         write_card(folder)
+        if trainer.args.overfit_images is not None:
+            print(_overfit_verdict(trainer.args.overfit_images, figures["AP50"]))
     trainer.accelerator.wait_for_everyone()
     return figures
+
+
+def _overfit_verdict(count: int, ap50: float) -> str:
+    if ap50 >= LEARNED_BY_HEART:
+        return f"Overfit check passed: AP50 is {ap50:.3f} on the {count} images, at least {LEARNED_BY_HEART}."
+    return (
+        f"Overfit check failed: AP50 is {ap50:.3f} on the {count} images, below {LEARNED_BY_HEART}. Train more steps; "
+        "if that does not help, look at the boxes and classes of these images, then at learning rate and image size."
+    )
 
 
 def _train_steps(trainer: DetectionTrainer) -> None:
@@ -109,3 +125,12 @@ def _train_steps(trainer: DetectionTrainer) -> None:
         raise Preempted
     if trainer.ema is not None and not (trainer.args.load_best_model_at_end and trainer.state.best_model_checkpoint):
         trainer.ema.exchange()  # what is left is the last average
+
+
+def _first_images(rows: Dataset, options: DinoDetrTrainingArguments) -> Dataset:
+    count = options.overfit_images
+    if count > len(rows):
+        raise ValueError(
+            f"overfit_images={count}, but {options.train_split} of {options.dataset} has {len(rows)} images with boxes"
+        )
+    return rows.select(range(count))

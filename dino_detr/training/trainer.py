@@ -31,6 +31,7 @@ from .optimizer import build_optimizer, build_step_schedule
 from .output_dir import checkpoint_size
 from .preemption import EVALUATION_DUE, Preempted, Preemption, outlive_first_signal
 from .progress import ProgressBar
+from .zero_ap import explain_zero_ap
 
 try:
     import resource
@@ -294,7 +295,7 @@ class DetectionTrainer(Trainer):
         rows = self.eval_dataset if eval_dataset is None else eval_dataset
         started, was_training = time.perf_counter(), self.model.training
         self.model.eval()
-        figures = self._score(rows)
+        figures = self._score(rows, explain_zero=True, at_end=metric_key_prefix == "best")
         self.per_class = figures["per_class"]
         metrics = {f"{metric_key_prefix}_{name}": figures[name] for name in FIGURES}
         if self.ema is not None and metric_key_prefix == "eval":
@@ -309,12 +310,12 @@ class DetectionTrainer(Trainer):
         self._reset_log()  # the seconds of evaluation are not those of a step
         return metrics
 
-    def _score(self, rows) -> dict:
+    def _score(self, rows, explain_zero: bool = False, at_end: bool = False) -> dict:
         """
         What `CocoDetectionMetric` computes, on every process.
 
         Every process detects on its share of the images, each image once, batched without padding; the fixed-size
-        detections are gathered once.
+        detections are gathered once. With `explain_zero`, an AP of about 0 is explained (see `explain_zero_ap`).
 
         Raises:
             Preempted: if any process was asked to stop meanwhile.
@@ -343,8 +344,12 @@ class DetectionTrainer(Trainer):
         figures = [None]
         if self.is_world_process_zero():
             metric = CocoDetectionMetric(category_ids=category_ids(rows), class_names=class_names(rows))
-            metric.add_batch(predictions=detections, references=references(rows))
+            truth = references(rows)
+            metric.add_batch(predictions=detections, references=truth)
             figures = [metric.compute()]
+            if explain_zero:
+                folder, ap50 = Path(self.args.output_dir), figures[0]["AP50"]
+                explain_zero_ap(folder, self.state, ap50, detections, truth, rows, self.train_dataset, at_end)
         if self.args.world_size > 1:
             broadcast_object_list(figures)
         return figures[0]

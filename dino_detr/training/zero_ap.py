@@ -1,0 +1,55 @@
+"""An AP of about 0 is explained: in the log, and in the run folder's `diagnosis.txt`."""
+
+from pathlib import Path
+
+from datasets import Dataset
+from transformers import TrainerState
+from transformers.utils import logging
+
+from ..data import class_names
+from ..data.rows import values_of_objects
+from ..data.samples import TrainingSamples
+from ..evaluation.diagnosis import AP50_OF_A_RIDDLE, diagnose
+
+logger = logging.get_logger(__name__)
+
+_FALLEN = 0.8  # of the first line's loss
+
+
+def explain_zero_ap(
+    folder: Path,
+    state: TrainerState,
+    ap50: float,
+    detections: list[dict],
+    references: list[dict],
+    rows: Dataset,
+    train_samples: TrainingSamples,
+    at_end: bool,
+) -> None:
+    """
+    Log a diagnosis and write it to `diagnosis.txt` if AP50 is about 0, though the training loss has fallen or training
+    is over. A fault in it is reported and never stops training.
+    """
+    if ap50 >= AP50_OF_A_RIDDLE:
+        return
+    losses = [line["loss"] for line in state.log_history if "loss" in line]
+    loss = (losses[0], losses[-1]) if losses else None
+    if not at_end and (loss is None or loss[1] >= _FALLEN * loss[0]):
+        return
+    try:
+        diagnosis = diagnose(
+            detections,
+            references,
+            annotation_ids=values_of_objects(rows, "id"),
+            class_names=class_names(rows),
+            trained_labels=set(values_of_objects(train_samples.rows, "category")),
+            loss=loss,
+        )
+        heading = f"AP50 is {max(ap50, 0):.3f} at step {state.global_step}. What the evaluation saw:"
+        text = f"{heading}\n{diagnosis}"
+        logger.warning(text)
+        temporary = folder / ".diagnosis.txt.partial"
+        temporary.write_text(text + "\n", encoding="utf-8")
+        temporary.replace(folder / "diagnosis.txt")
+    except Exception as fault:
+        logger.warning(f"AP50 is about 0, and the diagnosis of it failed: {fault!r}")
