@@ -12,11 +12,12 @@ from one_bad_process import MODULE
 from safetensors.torch import load_file
 from torch.nn import functional as F
 
+from dino_detr import DinoDetrForObjectDetection
 from dino_detr.matching import NonFinitePredictions
 from dino_detr.training import parse_options
 from dino_detr.training.nonfinite import INPUTS, REPORT, NonFinite, read_dump, replay, write_dump
 from dino_detr.training.run import prepare
-from dino_detr.training.step import Step, random_state, set_random_state
+from dino_detr.training.step import Step, random_state
 from dino_detr.training.trace import find_nonfinite
 
 CPU = torch.device("cpu")
@@ -64,6 +65,19 @@ class Spoil(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient):
         return gradient * torch.nan
+
+
+def losses_seen(monkeypatch) -> list[torch.Tensor]:
+    """The loss of each forward pass from now on."""
+    seen, forward = [], DinoDetrForObjectDetection.forward
+
+    def listening(self, *args, **kwargs):
+        outputs = forward(self, *args, **kwargs)
+        seen.append(outputs.loss.detach())
+        return outputs
+
+    monkeypatch.setattr(DinoDetrForObjectDetection, "forward", listening)
+    return seen
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -127,7 +141,7 @@ def test_both_processes_end_if_the_numbers_of_one_are_bad(recipe, tmp_path):
 
 
 def test_a_gradient_that_is_not_finite_stops_a_run(trainer, monkeypatch):
-    """A finite loss; and without what spoiled the gradient, the step is finite when it is replayed."""
+    """A finite loss; and without what spoils the gradient, the step replayed has the same loss and is finite."""
     linear = trainer.model.model.decoder.layers[0].ffn.fc2
     before = {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
     monkeypatch.setattr(linear, "forward", lambda x: F.linear(Spoil.apply(x), linear.weight, linear.bias))
@@ -138,7 +152,9 @@ def test_a_gradient_that_is_not_finite_stops_a_run(trainer, monkeypatch):
     assert (report["direction"], report["gradient_norm"]) == ("backward", "nan")
     assert all(0 < float(loss) < float("inf") for loss in report["losses"])
     assert same(trainer.model.state_dict(), before)
+    seen = losses_seen(monkeypatch)
     finite, said = replay(dump, CPU)
+    assert [str(loss.item()) for loss in seen] == report["losses"]
     assert finite and "step 1" in said and "is finite when it is run on cpu (fp32)" in said
 
 
@@ -204,16 +220,19 @@ def test_fp16_leaves_gradients_to_its_scaler(trainer, step, monkeypatch):
         trainer._watch.check(step, torch.tensor(1.0))
 
 
-def test_a_dump_is_the_step(trainer, step, tmp_path):
+def test_a_dump_is_the_step(trainer, step, tmp_path, monkeypatch):
     """Bit for bit, noise and dropout included; it is whole or refused, and never written over."""
     report = {"step": 7, "process": 0, "processes": 1, "most_boxes": step.most_boxes, "gradient_checkpointing": False}
     dumps = [write_dump(tmp_path, trainer.model, step, report) for _ in range(2)]
     assert [dump.name for dump in dumps] == ["step-7", "step-7-2"]
     assert not list((tmp_path / "nonfinite").glob(".*"))
 
+    seen = losses_seen(monkeypatch)
+
     def losses(model, step):
-        set_random_state(step.random_state, CPU)
-        return torch.stack([step.forward(model, model.config, batch).loss.detach() for batch in step.batches])
+        seen.clear()
+        assert find_nonfinite(model, step, "fp32") is None
+        return torch.stack(seen)
 
     expected = losses(trainer.model, step)
     model, restored, _ = read_dump(dumps[1], CPU)
