@@ -1,6 +1,7 @@
 """The `dino-detr` command."""
 
 import argparse
+import errno
 import json
 import sys
 from dataclasses import fields
@@ -46,6 +47,10 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(EXIT_STATUS)
     except NonFinite as error:
         sys.exit(f"dino-detr: {error}\n")  # in one write: other processes say theirs
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        sys.exit(f"dino-detr: {error.strerror}")
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -1,13 +1,16 @@
 """Each recipe says what RECIPE and README say of it, and can be parsed, changed and run."""
 
+import re
 import sys
 
 import pytest
 import torch
+import yaml
 from launching import ROOT, TWO_PROCESSES, lines, run
+from tiny import tiny_detector
 from torch import nn
 
-from dino_detr.training import parse_options
+from dino_detr.training import build_optimizer, parse_options
 from dino_detr.training.trainer import DetectionTrainer
 
 RECIPES = sorted(path.stem for path in (ROOT / "recipes").glob("*.yaml"))
@@ -59,10 +62,64 @@ def test_command_line_wins():
     assert "backbone_config" not in options.model_config and options.model_config["d_model"] == 96
 
 
+def test_a_runs_own_recipe_says_the_same(tmp_path):
+    for name in RECIPES:
+        options = parse(name, "--total_batch_size", "2")
+        path = tmp_path / f"{name}.yaml"
+        path.write_text(yaml.safe_dump(options.recipe))
+        assert parse_options([str(path)]).to_dict() == options.to_dict(), name
+
+
+NO_BEST = ["--load_best_model_at_end", "false"]
+
+
+def test_options_without_effect_raise(tmp_path):
+    """Promise 19: what would be passed over is an error, unless the command line made it so."""
+    for arguments, message in [
+        (("try", "--patch_size", "14"), "patch_size has no effect here: see backbone, model"),
+        (("coco_12ep_base", "--backbone_layer_decay", "0.7"), "backbone_layer_decay has no effect here: see freeze"),
+        (("coco_12ep_base", "--eval_strategy", "no", "--eval_steps", "10", *NO_BEST), "eval_steps has no effect here"),
+        (("coco_12ep_base", "--num_train_epochs", "3", "--max_steps", "5"), "num_train_epochs has no effect here"),
+        (("coco_12ep_base", "--label_smoothing_factor", "0.1"), "label_smoothing_factor is an option of transformers"),
+        (("coco_12ep_base", "--save_total_limit", "1"), "save_total_limit must be 2 or more"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            parse(*arguments)
+    assert parse("coco_12ep_base", "--num_train_epochs", "3").max_steps == -1
+    assert parse("coco_12ep_base", "--lr_scheduler_type", "cosine").lr_decay_steps == []
+    assert parse("coco_12ep_base", "--model", "somewhere").backbone is None
+    parse("coco_12ep_base", "--eval_strategy", "epoch", "--save_strategy", "epoch")
+    recipe = tmp_path / "both.yaml"
+    recipe.write_text((ROOT / "recipes" / "coco_12ep_base.yaml").read_text() + "lr_scheduler_type: cosine\n")
+    with pytest.raises(ValueError, match="lr_scheduler_type has no effect here: see lr_decay_steps"):
+        parse_options([str(recipe), "--bf16", "false"])
+
+
+@pytest.mark.parametrize("backbone", ["dinov2", "dinov2_with_registers", "dinov3_vit", "timm_backbone"])
+def test_layer_decay(backbone):
+    """detectron2's `get_vit_lr_decay_rate`, by parameter name: embeddings 0, block i is i + 1, the rest n + 1."""
+    model = tiny_detector(backbone, freeze_backbone=False)
+    optimizer = build_optimizer(model, 1.0, 1e-4, 0.1, backbone_layer_decay=0.7)
+    rates = {p: (group["lr"], group["weight_decay"]) for group in optimizer.param_groups for p in group["params"]}
+    plain = build_optimizer(model, 1.0, 1e-4, 0.1)
+    decays = {p: group["weight_decay"] for group in plain.param_groups for p in group["params"]}
+    assert set(rates) == {p for p in model.parameters() if p.requires_grad} == set(decays)
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        expected = 0.1 if ".pyramid." in name else 1.0
+        if ".backbone." in name:
+            block = re.search(r"\.(?:layers?|blocks)\.(\d+)\.", name)
+            depth = int(block[1]) + 1 if block else 0 if re.search("embed|token", name) else 3
+            expected = 0.1 * 0.7 ** (3 - depth)
+        assert rates[parameter] == (pytest.approx(expected), decays[parameter]), name
+
+
 def test_schedule():
     """detectron2's: 0.001 to 1 over the warm-up, a tenth from each drop on; fractions are of the run."""
+    options = parse("coco_12ep_large", "--lr_decay_steps", "0.5", "900")
     trainer = DetectionTrainer.__new__(DetectionTrainer)
-    trainer.args, trainer.lr_scheduler = parse("coco_12ep_large", "--lr_decay_steps", "0.5", "900"), None
+    trainer.args, trainer.lr_scheduler = options, None
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
     trainer.create_scheduler(1000, optimizer)
     rates = []

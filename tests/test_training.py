@@ -1,6 +1,7 @@
 """A run from recipe to run folder, as a user starts it: in processes of its own, one or two."""
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import torch
 import yaml
 from launching import TWO_PROCESSES, lines, run
 from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from dino_detr import DinoDetrForObjectDetection
 from dino_detr.evaluation import score_results
@@ -89,18 +91,58 @@ def test_predict(finished, data, tmp_path):
     assert "holds detections already" in run(*command, "--output", tmp_path / "out", expect=1)
 
 
-def test_two_processes_evaluate_as_one(recipe, finished, tmp_path):
-    """`accelerate launch` with 2 processes on CPU (gloo): same total batch, every image counted once."""
-    options = ["--output_dir", tmp_path / "two", "--max_steps", "2", "--ddp_find_unused_parameters", "false"]
-    start = ["--model", finished, "--model_config", "{}", "--learning_rate", "0", "--weight_decay", "0"]
-    run(sys.executable, *TWO_PROCESSES, "train.py", recipe, *options, *start)
-    environment = json.loads((tmp_path / "two" / "environment.json").read_text())
-    assert environment["processes"] == 2
-    # nothing was learned, so both must find what one process found with the best weights
-    best = max(lines(finished / "evaluation.jsonl"), key=lambda line: line["AP"])
-    evaluated = lines(tmp_path / "two" / "evaluation.jsonl")[0]
-    for name in ("AP", "AP50", "AR1", "AR100"):
-        assert evaluated[name] == pytest.approx(best[name], abs=1e-6)
+def test_two_processes_evaluate_as_one(recipe, finished, data, tmp_path):
+    """Promise 10: `accelerate launch` with 2 processes on CPU (gloo): of 21 images, every one counted once."""
+    twenty_one = tmp_path / "data"
+    shutil.copytree(data, twenty_one)
+    path = twenty_one / "annotations" / "instances_val.json"
+    content = json.loads(path.read_text())
+    images = content["images"]
+    content["images"] = [image | {"id": image["id"] + copy} for copy in (0, 1000, 2000) for image in images]
+    path.write_text(json.dumps(content))
+    # a model of four steps finds nothing; what it finds is made the truth, more or less
+    command = [sys.executable, "-m", "dino_detr.cli", "evaluate", finished, "--dataset", twenty_one]
+    run(*command, "--predictions", tmp_path / "results.json")
+    found = {}
+    for result in json.loads((tmp_path / "results.json").read_text()):
+        found.setdefault(result["image_id"], []).append(result)
+    assert len(found) == 21
+    content["annotations"] = []
+    for number, results in enumerate(found.values()):
+        for rank in range(0, 12, 1 + number % 3):  # copies of one image differ in their truth
+            x, y, w, h = results[rank]["bbox"]
+            item = results[rank] | {"bbox": [x, y, (0.75 + rank / 50) * w, h], "area": w * h, "iscrowd": 0}
+            content["annotations"].append(item | {"id": len(content["annotations"]) + 1})
+    path.write_text(json.dumps(content))
+
+    # (one by one: in a batch the last bits of a score depend on its neighbours, and these scores are full of ties)
+    options = ["--dataset", twenty_one, "--max_steps", "1", "--eval_steps", "1", "--save_steps", "1"]
+    options += ["--per_device_eval_batch_size", "1"]
+    options += ["--model", finished, "--model_config", "{}", "--learning_rate", "0", "--weight_decay", "0"]
+    run(sys.executable, "train.py", recipe, *options, "--output_dir", tmp_path / "one")
+    options += ["--ddp_find_unused_parameters", "false", "--output_dir", tmp_path / "two"]
+    run(sys.executable, *TWO_PROCESSES, "train.py", recipe, *options)
+    assert json.loads((tmp_path / "two" / "environment.json").read_text())["processes"] == 2
+    one, two = (lines(tmp_path / name / "evaluation.jsonl")[0] for name in ("one", "two"))
+    assert 0.2 < one["AP"] < 0.9
+    for name in ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl"):
+        assert one[name] == pytest.approx(two[name], abs=1e-9), name
+
+
+def test_trackers_get_the_numbers_of_the_run_folder(recipe, tmp_path):
+    """`report_to`, of which tensorboard stands here for all: one run, with losses and figures under their names."""
+    folder = tmp_path / "run"
+    run(sys.executable, "train.py", recipe, "--report_to", "tensorboard", "--output_dir", folder)
+    (events,) = folder.rglob("*tfevents*")
+    tracked = EventAccumulator(str(events)).Reload()
+    for line in lines(folder / "metrics.jsonl"):
+        for name in ("loss", "loss_giou_dn_0", "learning_rate_backbone"):
+            values = {event.step: event.value for event in tracked.Scalars(f"train/{name}")}
+            assert values[line["step"]] == pytest.approx(line[name], rel=1e-5)
+    values = {event.step: event.value for event in tracked.Scalars("eval/AR100")}
+    assert values == pytest.approx({line["step"]: line["AR100"] for line in lines(folder / "evaluation.jsonl")})
+    with pytest.raises(ValueError, match="report_to: no_such_tracker is not installed here"):
+        parse_options([str(recipe), "--report_to", "no_such_tracker"])
 
 
 def test_errors_name_the_culprit(recipe, data, finished, tmp_path):

@@ -1,5 +1,6 @@
 """Rows become augmented training samples, and samples become batches."""
 
+import numpy as np
 import torch
 from datasets import Dataset
 from torchvision import tv_tensors
@@ -94,6 +95,14 @@ def drop_images_without_boxes(rows: Dataset) -> Dataset:
             )
         ]
     )
+
+
+def count_objects(rows: Dataset) -> np.ndarray:
+    """Of each row, crowds left out: int64 `[rows]`."""
+    crowds = rows.select_columns(["objects"]).with_format("arrow")[:]["objects"].combine_chunks().field("iscrowd")
+    single = np.concatenate([[0], np.cumsum(1 - crowds.values.to_numpy())])
+    starts = single[crowds.offsets.to_numpy()]
+    return starts[1:] - starts[:-1]
 
 
 def collate(samples: list[dict], processor) -> dict:

@@ -8,8 +8,34 @@ from pathlib import Path
 import torch
 import yaml
 from transformers import HfArgumentParser, TrainingArguments
+from transformers.integrations import get_available_reporting_integrations
 
 COCO_SIZES = [480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800]
+
+# Of two that exclude one another, the command line's replaces the recipe's.
+_RIVALS = [("model", "backbone"), ("lr_decay_steps", "lr_scheduler_type"), ("max_steps", "num_train_epochs")]
+
+# Options that have an effect only where others allow it: (option, what decides, whether it has one).
+_CONDITIONS = [
+    ("patch_size", {"model", "backbone"}, lambda options: options.backbone is not None),
+    ("lr_scheduler_type", {"lr_decay_steps"}, lambda options: not options.lr_decay_steps),
+    ("lr_scheduler_kwargs", {"lr_decay_steps"}, lambda options: not options.lr_decay_steps),
+    ("num_train_epochs", {"max_steps"}, lambda options: options.max_steps <= 0),
+    ("eval_steps", {"eval_strategy"}, lambda options: options.eval_strategy == "steps"),
+    ("save_steps", {"save_strategy"}, lambda options: options.save_strategy == "steps"),
+    ("logging_steps", {"logging_strategy"}, lambda options: options.logging_strategy == "steps"),
+    ("save_total_limit", {"save_strategy"}, lambda options: options.save_strategy != "no"),
+    ("backbone_layer_decay", {"freeze_backbone"}, lambda options: not options.freeze_backbone),
+]
+
+# Options of transformers that our data, loss or evaluation would pass over in silence.
+_IDLE = {
+    "auto_find_batch_size", "average_tokens_across_devices", "batch_eval_metrics", "bf16_full_eval", "do_eval",
+    "do_predict", "do_train", "eval_accumulation_steps", "eval_do_concat_batches", "eval_use_gather_object",
+    "fp16_full_eval", "include_for_metrics", "include_num_input_tokens_seen", "label_names", "label_smoothing_factor",
+    "length_column_name", "neftune_noise_alpha", "optim_args", "optim_target_modules", "prediction_loss_only",
+    "train_sampling_strategy", "use_cache", "use_liger_kernel", "liger_kernel_config", "enable_jit_checkpoint",
+}  # fmt: skip
 
 
 @dataclass
@@ -47,6 +73,13 @@ class DinoDetrTrainingArguments(TrainingArguments):
     backbone_lr_factor: float = field(
         default=0.1, metadata={"help": "Learning rate of backbone and pyramid, relative."}
     )
+    backbone_layer_decay: float | None = field(
+        default=None,
+        metadata={
+            "help": "Factor of the learning rate from each block of an unfrozen backbone to the one before it "
+            "(0.7 suits ViT-B, 0.8 ViT-L)."
+        },
+    )
     lr_decay_steps: list[float] = field(
         default_factory=list,
         metadata={
@@ -63,6 +96,13 @@ class DinoDetrTrainingArguments(TrainingArguments):
         },
     )
 
+    overwrite: bool = field(
+        default=False,
+        metadata={
+            "help": "Start anew where output_dir holds a run and none is resumed; the old one is renamed, not deleted."
+        },
+    )
+
     # transformers' own options, with the reference's values or what detection needs
     output_dir: str | None = field(default=None, metadata={"help": "The run folder; runs/<recipe> by default."})
     learning_rate: float = field(default=1e-4, metadata={"help": "AdamW's learning rate."})
@@ -76,6 +116,7 @@ class DinoDetrTrainingArguments(TrainingArguments):
     remove_unused_columns: bool | None = field(default=False, metadata={"help": "Must be false: images are a column."})
     logging_steps: float = field(default=20, metadata={"help": "Steps between log lines."})
     report_to: None | str | list[str] = field(default="none", metadata={"help": "Trackers to report to."})
+    project: str = field(default="dino-detr", metadata={"help": "The trackers' project."})
     eval_strategy: str = field(default="epoch", metadata={"help": "When to evaluate: steps, epoch or no."})
     save_strategy: str = field(default="epoch", metadata={"help": "When to save; as eval_strategy, to keep the best."})
     ddp_find_unused_parameters: bool | None = field(
@@ -104,8 +145,16 @@ class DinoDetrTrainingArguments(TrainingArguments):
             raise ValueError(f"ema_decay={self.ema_decay} must be between 0 and 1")
         if self.ema_decay is not None and self.metric_for_best_model == "AP":
             self.metric_for_best_model = "ema_AP"
+        if self.backbone_layer_decay is not None and not 0 < self.backbone_layer_decay <= 1:
+            raise ValueError(f"backbone_layer_decay={self.backbone_layer_decay} must be between 0 and 1")
+        if self.save_total_limit == 1 and self.eval_strategy != "no":
+            raise ValueError("save_total_limit must be 2 or more: the best checkpoint, and the last to resume from")
         if self.dataset is None:
             raise ValueError("say what to train on: dataset")
+        if missing := set(self.report_to) - set(get_available_reporting_integrations()):
+            raise ValueError(f"report_to: {', '.join(sorted(missing))} is not installed here, or not known")
+        if self.run_name is None and self.output_dir is not None:
+            self.run_name = Path(self.output_dir).name
         if self.remove_unused_columns:
             raise ValueError("remove_unused_columns must be false: the columns are what samples are made of")
         if self.n_gpu > 1:
@@ -136,26 +185,41 @@ def parse_options(arguments: list[str]) -> DinoDetrTrainingArguments:
     if not isinstance(values, dict):
         raise ValueError(f"{recipe}: a recipe is a mapping of options to values")
     known = {f.name for f in fields(DinoDetrTrainingArguments) if f.init}
-    on_command_line = {part[2:].split("=")[0].replace("-", "_") for part in rest if part.startswith("--")}
-    for place, names in ((recipe, values), ("command line", {name.removeprefix("no_") for name in on_command_line})):
-        for name in names:
-            if name == "per_device_train_batch_size":
-                raise ValueError(f"{place}: set total_batch_size; {name} follows from it")
-            if name not in known:
-                near = difflib.get_close_matches(name, known, n=1)
-                raise ValueError(f"{place}: unknown option {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
-    if on_command_line & {"model", "backbone"}:  # instead of the recipe's
-        values = {name: value for name, value in values.items() if name not in ("model", "backbone")}
-        if "model_config" in values:
-            values["model_config"] = {k: v for k, v in values["model_config"].items() if k != "backbone_config"}
+    named = {part[2:].split("=")[0].replace("-", "_") for part in rest if part.startswith("--")}
+    on_command_line = {name if name in known else name.removeprefix("no_") for name in named}
+    _check_names(recipe, values, known)
+    _check_names("command line", on_command_line, known)
+    for either, other in _RIVALS:
+        if len({either, other} & on_command_line) == 1:  # instead of the recipe's
+            values.pop(either if other in on_command_line else other, None)
+    if on_command_line & {"model", "backbone"} and "model_config" in values:
+        values["model_config"] = {k: v for k, v in values["model_config"].items() if k != "backbone_config"}
     parser = HfArgumentParser(DinoDetrTrainingArguments, prog="dino-detr train", allow_abbrev=False)
     parser.set_defaults(**{"output_dir": f"runs/{path.stem}", **values})
     (options,) = parser.parse_args_into_dataclasses(args=rest, look_for_args_file=False)
+    for name, deciding, has_effect in _CONDITIONS:
+        # what the recipe says may be idle where the command line decides otherwise
+        said = name in on_command_line or (name in values and not deciding & on_command_line)
+        if said and not has_effect(options):
+            raise ValueError(f"{name} has no effect here: see {', '.join(sorted(deciding))}")
     ours = known - {f.name for f in fields(TrainingArguments)}
-    asked = ours | set(values) | {name for name in on_command_line if name in known}
+    asked = ours | set(values) | on_command_line
     resolved = options.to_dict()
-    options.recipe = {name: resolved[name] for name in sorted(asked - {"resume_from_checkpoint", "hub_token"})}
+    asked -= {"resume_from_checkpoint", "hub_token", "overwrite"}
+    asked -= {name for name, _, has_effect in _CONDITIONS if not has_effect(options)}
+    options.recipe = {name: resolved[name] for name in sorted(asked) if resolved[name] is not None}
     return options
+
+
+def _check_names(place: str, names, known: set[str]) -> None:
+    for name in names:
+        if name == "per_device_train_batch_size":
+            raise ValueError(f"{place}: set total_batch_size; {name} follows from it")
+        if name in _IDLE:
+            raise ValueError(f"{place}: {name} is an option of transformers that has no effect here")
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            raise ValueError(f"{place}: unknown option {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
 
 
 def _as_list(value) -> list:

@@ -3,20 +3,20 @@
 import json
 from pathlib import Path
 
+from datasets import Dataset
 from transformers import set_seed
 from transformers.utils import logging
 
-from ..configuration_dino_detr import DinoDetrConfig
 from ..data import category_ids, class_names, load_detection_dataset
 from ..data.augmentation import build_augmentation
-from ..data.samples import TrainingSamples, drop_images_without_boxes
+from ..data.samples import TrainingSamples, count_objects, drop_images_without_boxes
 from ..hub.cards import write_card
 from ..image_processing_dino_detr import DinoDetrImageProcessor
-from ..modeling_dino_detr import DinoDetrForObjectDetection
-from .checkpoints import find_checkpoint, find_damage
 from .options import DinoDetrTrainingArguments
+from .output_dir import check_space, claim_output_dir
 from .preemption import Preempted
 from .run_folder import RunFolder, draw_sample_detections
+from .starting_point import build_model
 from .trainer import DetectionTrainer
 
 logger = logging.get_logger(__name__)
@@ -27,10 +27,10 @@ def prepare(options: DinoDetrTrainingArguments) -> DetectionTrainer:
     Everything before the first step: data, model and trainer.
 
     Raises:
-        FileExistsError: if the run folder holds a run and `resume_from_checkpoint` was not given.
         FileNotFoundError, ValueError: for data, weights or options that cannot be trained with.
+        OSError: if the run folder cannot be written to, has no room, or holds another run (see `claim_output_dir`).
     """
-    options.resume_from_checkpoint = _checkpoint_to_resume(options)
+    options.resume_from_checkpoint = claim_output_dir(options)
     set_seed(options.seed)
     train_rows = drop_images_without_boxes(load_detection_dataset(options.dataset, options.train_split))
     if not len(train_rows):
@@ -42,6 +42,9 @@ def prepare(options: DinoDetrTrainingArguments) -> DetectionTrainer:
             f"{options.eval_split} {class_names(eval_rows)}"
         )
     model = build_model(options, class_names(train_rows), category_ids(train_rows))
+    check_space(options, model)
+    for split, rows in ((options.train_split, train_rows), (options.eval_split, eval_rows)):
+        _warn_of_crowded_images(split, rows, model.config.num_queries)
     processor = DinoDetrImageProcessor(
         size={"shortest_edge": max(options.image_sizes), "longest_edge": options.max_image_size}
     )
@@ -54,6 +57,18 @@ def prepare(options: DinoDetrTrainingArguments) -> DetectionTrainer:
         eval_dataset=eval_rows,
         callbacks=[RunFolder(options)],
     )
+
+
+def _warn_of_crowded_images(split: str, rows: Dataset, num_queries: int) -> None:
+    counts = count_objects(rows)
+    crowded = int((counts > num_queries).sum())
+    if crowded:
+        most = int(counts.argmax())
+        logger.warning(
+            f"{split}: {crowded} of {len(counts)} images have more objects than num_queries={num_queries}, image "
+            f"{rows[most]['image_id']} the most, {counts[most]}: what is beyond is never found. To find all: "
+            f"--num_queries {counts[most]}"
+        )
 
 
 def train(trainer: DetectionTrainer) -> dict[str, float]:
@@ -94,44 +109,3 @@ def _train_steps(trainer: DetectionTrainer) -> None:
         raise Preempted
     if trainer.ema is not None and not (trainer.args.load_best_model_at_end and trainer.state.best_model_checkpoint):
         trainer.ema.exchange()  # what is left is the last average
-
-
-def build_model(options: DinoDetrTrainingArguments, names: list[str], ids: list[int]) -> DinoDetrForObjectDetection:
-    """The detector the options ask for, with the data set's classes."""
-    arguments = dict(options.model_config or {})
-    for name in ("num_queries", "num_denoising"):
-        if getattr(options, name) is not None:
-            arguments[name] = getattr(options, name)
-    arguments |= {"id2label": dict(enumerate(names)), "category_ids": ids, "freeze_backbone": options.freeze_backbone}
-    if options.model is not None:
-        trained = DinoDetrConfig.from_pretrained(options.model).to_dict()
-        config = DinoDetrConfig(**(trained | arguments | {"label2id": None}))
-        return DinoDetrForObjectDetection.from_pretrained(options.model, config=config, ignore_mismatched_sizes=True)
-    if options.backbone is not None:
-        return DinoDetrForObjectDetection.from_backbone(options.backbone, patch_size=options.patch_size, **arguments)
-    return DinoDetrForObjectDetection(DinoDetrConfig(**arguments))
-
-
-def _checkpoint_to_resume(options: DinoDetrTrainingArguments) -> str | None:
-    folder, asked = Path(options.output_dir), options.resume_from_checkpoint
-    if asked == "latest":
-        checkpoint = find_checkpoint(folder)
-        if checkpoint is not None:
-            return str(checkpoint)
-        if not (folder / "config.json").exists():
-            logger.warning(f"{folder} holds no checkpoint yet: the run starts from its first step")
-            return None
-    elif asked is not None:
-        if not Path(asked).is_dir():
-            raise FileNotFoundError(f"resume_from_checkpoint: there is no folder {asked}")
-        fault = find_damage(Path(asked))
-        if fault is not None:
-            raise ValueError(f"{asked} cannot be resumed from: {fault}")
-        return asked
-    taken = any((folder / name).exists() for name in ("metrics.jsonl", "evaluation.jsonl", "config.json"))
-    if taken or any(folder.glob("checkpoint-*")):
-        raise FileExistsError(
-            f"{folder} holds a run or a checkpoint already: go on with --resume_from_checkpoint latest, or choose "
-            "another --output_dir"
-        )
-    return None

@@ -1,5 +1,6 @@
 """transformers' `Trainer`, taught detection: parameter groups, schedule, loss terms in the log, COCO evaluation."""
 
+import errno
 import shutil
 import sys
 import time
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import torch
 from accelerate.utils import broadcast_object_list, gather_object
+from safetensors import SafetensorError
 from transformers import ProgressCallback, Trainer
 from transformers.trainer_callback import ExportableState, TrainerCallback, TrainerState
 from transformers.trainer_utils import rotate_checkpoints
@@ -24,8 +26,10 @@ from ..modeling_dino_detr import DinoDetrForObjectDetection
 from .checkpoints import partial_folder, publish_checkpoint
 from .ema import WeightAverage
 from .nonfinite import StepWatch, spoiled_loss
-from .optimizer import build_optimizer
+from .optimizer import build_optimizer, build_step_schedule
+from .output_dir import checkpoint_size
 from .preemption import EVALUATION_DUE, Preempted, Preemption, outlive_first_signal
+from .progress import ProgressBar
 from .step import Step, random_state
 
 try:
@@ -35,24 +39,6 @@ except ImportError:  # Windows
 
 
 logger = logging.get_logger(__name__)
-
-
-class BriefProgress(ProgressCallback):
-    """The progress bar with a few figures of each log line; the rest is in the run folder."""
-
-    def on_log(self, args, state, control, logs=None, **kwargs):
-        shown = (
-            "loss",
-            "learning_rate",
-            "eval_AP",
-            "eval_AP50",
-            "eval_ema_AP",
-            "eval_seconds",
-            "epoch",
-            "train_runtime",
-        )
-        brief = {name: value for name, value in (logs or {}).items() if name in shown}
-        super().on_log(args, state, control, logs=brief, **kwargs)
 
 
 class _KeepAverage(TrainerCallback):
@@ -83,7 +69,7 @@ class DetectionTrainer(Trainer):
         vars(self.model.config).pop("use_cache", None)  # Trainer sets it; it would end up in config.json
         if not self.args.disable_tqdm:
             self.remove_callback(ProgressCallback)
-            self.add_callback(BriefProgress)
+            self.add_callback(ProgressBar)
         self.ema: WeightAverage | None = None
         if self.args.ema_decay is not None:
             self.add_callback(_KeepAverage(self))
@@ -111,7 +97,11 @@ class DetectionTrainer(Trainer):
     def create_optimizer(self, model=None) -> torch.optim.Optimizer:
         if self.optimizer is None:
             self.optimizer = build_optimizer(
-                self.model, self.args.learning_rate, self.args.weight_decay, self.args.backbone_lr_factor
+                self.model,
+                self.args.learning_rate,
+                self.args.weight_decay,
+                self.args.backbone_lr_factor,
+                self.args.backbone_layer_decay or 1.0,
             )
             for group in self.optimizer.param_groups:
                 group["betas"], group["eps"] = (self.args.adam_beta1, self.args.adam_beta2), self.args.adam_epsilon
@@ -119,14 +109,12 @@ class DetectionTrainer(Trainer):
 
     def create_scheduler(self, num_training_steps: int, optimizer=None):
         if self.lr_scheduler is None and self.args.lr_decay_steps:
-            drops = [step if step >= 1 else step * num_training_steps for step in self.args.lr_decay_steps]
-            warmup = self.args.get_warmup_steps(num_training_steps)
-
-            def factor(step: int) -> float:
-                warm = 0.001 + 0.999 * step / warmup if step < warmup else 1.0  # as detectron2 warms up
-                return warm * 0.1 ** sum(step >= drop for drop in drops)
-
-            self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, factor)
+            self.lr_scheduler = build_step_schedule(
+                optimizer or self.optimizer,
+                num_training_steps,
+                self.args.lr_decay_steps,
+                self.args.get_warmup_steps(num_training_steps),
+            )
             self._created_lr_scheduler = True
         return super().create_scheduler(num_training_steps, optimizer)
 
@@ -143,7 +131,25 @@ class DetectionTrainer(Trainer):
     def _save_checkpoint(self, model, trial) -> None:
         """As transformers' own, but in a folder that gets its name when all is there: a kill leaves no half of one."""
         checkpoint = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
-        partial = partial_folder(checkpoint)
+        try:
+            self._write_checkpoint(model, partial_folder(checkpoint))
+        except (OSError, RuntimeError, SafetensorError) as fault:
+            if not _disk_is_full(fault, self.args, self.model):
+                raise
+            shutil.rmtree(partial_folder(checkpoint), ignore_errors=True)
+            raise OSError(
+                errno.ENOSPC,
+                f"no room for {checkpoint}: make some and go on with --resume_from_checkpoint latest; the checkpoints "
+                "before it are whole",
+            ) from fault
+        if self.is_world_process_zero():
+            publish_checkpoint(checkpoint)
+            rotate_checkpoints(
+                self.args.output_dir, self.args.save_total_limit, self.state.best_model_checkpoint, use_mtime=True
+            )
+        self.accelerator.wait_for_everyone()
+
+    def _write_checkpoint(self, model, partial: Path) -> None:
         if self.is_world_process_zero():
             shutil.rmtree(partial, ignore_errors=True)
         self.accelerator.wait_for_everyone()
@@ -160,12 +166,6 @@ class DetectionTrainer(Trainer):
             self._save_state(partial)
             if self.preemption.evaluation_due:
                 (partial / EVALUATION_DUE).touch()
-        self.accelerator.wait_for_everyone()
-        if self.is_world_process_zero():
-            publish_checkpoint(checkpoint)
-            rotate_checkpoints(
-                self.args.output_dir, self.args.save_total_limit, self.state.best_model_checkpoint, use_mtime=True
-            )
         self.accelerator.wait_for_everyone()
 
     def _save_state(self, folder: Path) -> None:
@@ -303,7 +303,8 @@ class DetectionTrainer(Trainer):
             metrics |= {f"{metric_key_prefix}_ema_{name}": figures[name] for name in FIGURES}
         self.model.train(was_training)
         metrics[f"{metric_key_prefix}_seconds"] = time.perf_counter() - started
-        self.log(dict(metrics))
+        if self.is_in_train:  # after it, trackers would begin a new run
+            self.log(dict(metrics))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         self._reset_log()  # the seconds of evaluation are not those of a step
         return metrics
@@ -347,6 +348,13 @@ class DetectionTrainer(Trainer):
         if self.args.world_size > 1:
             broadcast_object_list(figures)
         return figures[0]
+
+
+def _disk_is_full(fault: Exception, options, model: torch.nn.Module) -> bool:
+    """torch.save and safetensors do not always say why they failed to write."""
+    if getattr(fault, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(fault):
+        return True
+    return shutil.disk_usage(options.output_dir).free < checkpoint_size(options, model)
 
 
 def _peak_memory_mib() -> float:

@@ -1,0 +1,37 @@
+"""What the terminal shows of a run; the rest is in the run folder."""
+
+from transformers import ProgressCallback
+
+
+class ProgressBar(ProgressCallback):
+    """One bar with the loss and the best figure so far, seconds per step and time left; a line per evaluation."""
+
+    def __init__(self):
+        super().__init__()
+        self.shown: dict[str, str] = {}
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        super().on_train_begin(args, state, control, **kwargs)
+        self.current_step = state.global_step
+        if self.training_bar is not None:  # a resumed run has not made its first steps in no time
+            self.training_bar.initial = self.training_bar.n = self.training_bar.last_print_n = state.global_step
+            self._show_best(args, state)
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if self.training_bar is not None and "loss" in logs:
+            self.shown["loss"] = f"{logs['loss']:.4g}"
+            self._show_best(args, state)
+
+    def on_evaluate(self, args, state, control, metrics=None, **kwargs):
+        super().on_evaluate(args, state, control, **kwargs)
+        if self.training_bar is None:
+            return
+        names = ("AP", "AP50", "ema_AP", "ema_AP50", "seconds")
+        figures = {name: metrics[f"eval_{name}"] for name in names if f"eval_{name}" in metrics}
+        line = ", ".join(f"{name} {value:.3f}" for name, value in figures.items() if name != "seconds")
+        self.training_bar.write(f"step {state.global_step}: {line} ({figures.get('seconds', 0):.0f} s)")
+
+    def _show_best(self, args, state) -> None:
+        if state.best_metric is not None:
+            self.shown[f"best {args.metric_for_best_model.removeprefix('eval_')}"] = f"{state.best_metric:.3f}"
+        self.training_bar.set_postfix(self.shown, refresh=False)
