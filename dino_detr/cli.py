@@ -21,6 +21,7 @@ from .evaluation.diagnosis import AP50_OF_A_RIDDLE, diagnose
 from .hub import load_reference_checkpoint
 from .image_processing_dino_detr import DinoDetrImageProcessor, upright_rgb
 from .training import DetectionTrainer, DinoDetrTrainingArguments, parse_options, prepare, train
+from .training.nonfinite import NonFinite, replay
 from .training.preemption import EXIT_STATUS, Preempted
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
@@ -46,6 +47,8 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"dino-detr: stopped by a signal at step {trainer.state.global_step}; go on with the same command and "
               "--resume_from_checkpoint latest", file=sys.stderr)  # fmt: skip
         sys.exit(EXIT_STATUS)
+    except NonFinite as error:
+        sys.exit(f"dino-detr: {error}\n")  # in one write: other processes say theirs
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
@@ -80,6 +83,10 @@ def build_parser() -> argparse.ArgumentParser:
     verb.add_argument("state_dict", metavar="STATE_DICT", help=".safetensors, or a torch file that needs no pickle")
     verb.add_argument("--reference-config", required=True, metavar="CONFIG.json", help="the reference's values")
     verb.add_argument("--output", required=True, metavar="DIR", help="folder to write to")
+
+    verb = verbs.add_parser("replay", help="run the step again at which a run met a number that is not finite")
+    verb.set_defaults(run=run_replay)
+    verb.add_argument("dump", metavar="DUMP", type=Path, help="folder that the run left, nonfinite/step-<N>")
     return parser
 
 
@@ -167,6 +174,12 @@ def run_convert(options: argparse.Namespace) -> None:
     load_reference_checkpoint(options.state_dict, options.reference_config).save_pretrained(output)
     DinoDetrImageProcessor().save_pretrained(output)
     print(f"{options.state_dict} -> {output}")
+
+
+def run_replay(options: argparse.Namespace) -> None:
+    finite, report = replay(options.dump, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    print(f"dino-detr: {report}")
+    sys.exit(0 if finite else 1)
 
 
 def _train_help() -> str:

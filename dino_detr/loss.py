@@ -92,8 +92,8 @@ def dino_loss(
         `_0`, `_1`, ... of the layers before, with `_enc` of the encoder, with `_dn`, `_dn_0`, ... of denoising).
     """
     matched = assign(logits, boxes, targets, config)
-    suffixes = [f"_{layer}" for layer in range(len(logits) - 2)] + ["", "_enc"]
-    terms = _name_terms(detection_losses(logits, boxes, targets, matched, config, num_boxes), suffixes)
+    losses = detection_losses(logits, boxes, targets, matched, config, num_boxes)
+    terms = _name_terms(losses, term_suffixes(len(logits)))
     if denoising_queries is not None:
         num_layers = len(denoising_logits)
         matched = denoising_assignment(denoising_queries, targets, num_layers)
@@ -107,6 +107,11 @@ def dino_loss(
     }
     total = sum(weights["_".join(name.split("_")[:2])] * term for name, term in terms.items())
     return total, terms
+
+
+def term_suffixes(num_layers: int) -> list[str]:
+    """What distinguishes the names of the terms of each layer, the encoder's head, as the last of them, included."""
+    return [f"_{layer}" for layer in range(num_layers - 2)] + ["", "_enc"]
 
 
 def _name_terms(losses: dict[str, Tensor], suffixes: list[str]) -> dict[str, Tensor]:

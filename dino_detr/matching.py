@@ -74,6 +74,19 @@ class Targets:
         return labels, boxes
 
 
+class NonFinitePredictions(ValueError):
+    """
+    Predictions that cannot be matched to labels.
+
+    Args:
+        finite_logits, finite_boxes: whether those of each of the `L` layers are finite.
+    """
+
+    def __init__(self, finite_logits: list[bool], finite_boxes: list[bool]):
+        super().__init__("the predictions (logits or boxes) are not finite, so they cannot be matched to labels")
+        self.finite_logits, self.finite_boxes = finite_logits, finite_boxes
+
+
 @dataclass
 class Assignment:
     """
@@ -126,7 +139,8 @@ def assign(logits: Tensor, boxes: Tensor, targets: Targets, config) -> Assignmen
         boxes: float32 `[L, B, Q, 4]`, cxcywh.
 
     Raises:
-        ValueError: for class labels outside 0..K-1, boxes outside 0..1, or predictions that are not finite.
+        ValueError: for class labels outside 0..K-1 or boxes outside 0..1.
+        NonFinitePredictions: a ValueError too.
     """
     if linear_sum_assignment is None:
         raise ImportError("matching predictions to labels needs scipy: pip install scipy")
@@ -136,7 +150,7 @@ def assign(logits: Tensor, boxes: Tensor, targets: Targets, config) -> Assignmen
     cost, true_labels, true_boxes = np.split(transferred, [cost.numel(), cost.numel() + len(targets.labels)])
     _check_values(true_labels, true_boxes.reshape(-1, 4), targets.counts, num_labels)
     if not np.isfinite(cost).all():
-        raise ValueError("the predictions (logits or boxes) are not finite, so they cannot be matched to labels")
+        raise NonFinitePredictions(*(x.isfinite().flatten(1).all(1).tolist() for x in (logits, boxes)))
 
     cost = cost.reshape(len(true_labels), num_layers, num_queries)
     image, query, target, start = [], [[] for _ in range(num_layers)], [[] for _ in range(num_layers)], 0

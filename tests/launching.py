@@ -48,8 +48,8 @@ TWO_PROCESSES = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_proce
 TWO_PROCESSES += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
 
 
-def run(*command, expect=0) -> str:
-    """What a command writes; it must exit with `expect`."""
+def run(*command, expect=0, timeout=None) -> str:
+    """What a command writes; it must exit with `expect`, and in time (seconds)."""
     done = subprocess.run(
         [str(part) for part in command],
         cwd=ROOT,
@@ -57,6 +57,7 @@ def run(*command, expect=0) -> str:
         capture_output=True,
         text=True,
         stdin=subprocess.DEVNULL,
+        timeout=timeout,
     )
     assert done.returncode == expect, done.stdout + done.stderr
     return done.stdout + done.stderr

@@ -4,7 +4,6 @@ import errno
 import shutil
 import sys
 import time
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -19,18 +18,19 @@ from transformers.utils import logging
 from ..data import category_ids, class_names
 from ..data.samples import collate
 from ..data.sampling import AspectGroupedSampler
-from ..denoising import draw_denoising_queries
 from ..evaluation import CocoDetectionMetric
 from ..evaluation.coco_score import FIGURES
 from ..evaluation.detections import detect, references
-from ..matching import Targets
+from ..matching import NonFinitePredictions
 from ..modeling_dino_detr import DinoDetrForObjectDetection
 from .checkpoints import partial_folder, publish_checkpoint
 from .ema import WeightAverage
+from .nonfinite import StepWatch, spoiled_loss
 from .optimizer import build_optimizer, build_step_schedule
 from .output_dir import checkpoint_size
 from .preemption import EVALUATION_DUE, Preempted, Preemption, outlive_first_signal
 from .progress import ProgressBar
+from .step import Step, random_state
 from .zero_ap import explain_zero_ap
 
 try:
@@ -40,14 +40,6 @@ except ImportError:  # Windows
 
 
 logger = logging.get_logger(__name__)
-
-
-@dataclass
-class _StepBoxes:
-    """The most boxes in one image of the step, and the normalisers of each part's loss (float32 `[2]`, on the CPU)."""
-
-    most: int
-    loss_normalisers: torch.Tensor
 
 
 class _KeepAverage(TrainerCallback):
@@ -87,7 +79,8 @@ class DetectionTrainer(Trainer):
         self.processor = processor
         self.model_accepts_loss_kwargs = False  # the loss is normalised by boxes, not by items the Trainer counts
         self.per_class: dict[str, dict[str, float]] = {}
-        self._step_boxes = _StepBoxes(0, torch.ones(2))
+        self._step: Step | None = None  # under way
+        self._watch = StepWatch(self)
         self._cpu_group = None  # of all processes, for numbers that need not wait for a device
         self._terms: dict[str, torch.Tensor] = {}
         self._steps, self._waited, self._since = 0, 0.0, time.perf_counter()
@@ -230,47 +223,54 @@ class DetectionTrainer(Trainer):
         batches = super().get_batch_samples(*args, **kwargs)
         self._waited += time.perf_counter() - started
         if batches[0]:
-            self._step_boxes = self._count_boxes(batches[0])
+            self._step = self._count_boxes(batches[0])
         return batches
 
-    def _count_boxes(self, batches: list[dict]) -> "_StepBoxes":
+    def _count_boxes(self, batches: list[dict]) -> Step:
         """
-        Over all processes and accumulated batches of a step, so that its gradient does not depend on their number.
+        The step of these batches. Its boxes are counted over all processes and accumulated batches, so that its
+        gradient does not depend on their number.
 
         (The Trainer's own count of items is of tokens.)
         """
         counts = [len(label["class_labels"]) for batch in batches for label in batch["labels"]]
         denoised = sum(min(count, self.model.config.num_denoising) for count in counts)
-        numbers = torch.tensor([[int(self.preemption.asked), max(counts), sum(counts), denoised]])
-        if self.args.world_size > 1:
-            if self._cpu_group is None:
-                self._cpu_group = torch.distributed.new_group(backend="gloo")
-            gathered = [torch.empty_like(numbers) for _ in range(self.args.world_size)]
-            torch.distributed.all_gather(gathered, numbers, group=self._cpu_group)
-            numbers = torch.cat(gathered)
+        numbers = [[int(self.preemption.asked), max(counts), sum(counts), denoised]]
+        numbers = self.gather_numbers(torch.tensor(numbers))
         self.preemption.agreed = bool(numbers[:, 0].any())
         totals = numbers[:, 2:].sum(0).float().clamp(min=1)
         # the losses of the parts are averaged
-        return _StepBoxes(int(numbers[:, 1].max()), totals / (len(batches) * self.args.world_size))
+        return Step(batches, int(numbers[:, 1].max()), totals / (len(batches) * self.args.world_size))
+
+    def gather_numbers(self, numbers: torch.Tensor) -> torch.Tensor:
+        """A CPU tensor `[1, n]` of each process -> `[processes, n]`. No device is waited for."""
+        if self.args.world_size == 1:
+            return numbers
+        if self._cpu_group is None:
+            self._cpu_group = torch.distributed.new_group(backend="gloo")
+        gathered = [torch.empty_like(numbers) for _ in range(self.args.world_size)]
+        torch.distributed.all_gather(gathered, numbers, group=self._cpu_group)
+        return torch.cat(gathered)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        seeds, config = inputs.pop("noise_seeds"), self.model.config
-        denoising_queries = draw_denoising_queries(
-            Targets.from_labels(inputs["labels"], len(seeds), inputs["pixel_values"].device),
-            config.num_labels,
-            config.num_denoising,
-            config.label_noise_ratio,
-            config.box_noise_scale,
-            most=self._step_boxes.most,
-            seeds=seeds,
-        )
-        outputs = model(
-            **inputs, denoising_queries=denoising_queries, loss_normalisers=self._step_boxes.loss_normalisers
-        )
+        if not self._step.losses:
+            self._step.random_state = random_state(self.args.device)
+        try:
+            outputs = self._step.forward(model, self.model.config, inputs)
+        except NonFinitePredictions:
+            loss = spoiled_loss(model, inputs)  # the run ends before the optimiser's step
+            self._step.losses.append(loss.detach())
+            return loss
+        self._step.losses.append(outputs.loss.detach())
         for name, term in outputs.loss_dict.items():  # summed on the device: nothing waits
             self._terms[name] = self._terms.get(name, 0) + term.detach()
         self._steps += 1
         return (outputs.loss, outputs) if return_outputs else outputs.loss
+
+    def _get_grad_norm(self, model, grad_norm=None):
+        grad_norm = super()._get_grad_norm(model, grad_norm=grad_norm)
+        self._watch.check(self._step, grad_norm)
+        return grad_norm
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds to each training line the mean loss terms, seconds per step, share of waiting for data, peak memory."""

@@ -1,0 +1,59 @@
+"""One step of the optimiser: the batches it is made of, and how each goes through the model."""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from ..denoising import draw_denoising_queries
+from ..matching import Targets
+from ..modeling_dino_detr import DinoDetrObjectDetectionOutput
+
+
+@dataclass
+class Step:
+    """
+    All that determines a step of this process besides the weights.
+
+    Args:
+        batches: the micro-batches, as `collate` makes them.
+        most_boxes: of one image of the step, over all processes.
+        loss_normalisers: float32 `[2]`, on the CPU, for each part's loss.
+        random_state: of torch's generators before the step, by device type.
+        losses: what each micro-batch gave so far, on the device.
+    """
+
+    batches: list[dict]
+    most_boxes: int
+    loss_normalisers: Tensor
+    random_state: dict[str, Tensor] = field(default_factory=dict)
+    losses: list[Tensor] = field(default_factory=list)
+
+    def forward(self, model, config, batch: dict) -> DinoDetrObjectDetectionOutput:
+        """A micro-batch with its denoising queries through the model, which has this config."""
+        inputs = {name: value for name, value in batch.items() if name != "noise_seeds"}
+        denoising_queries = draw_denoising_queries(
+            Targets.from_labels(inputs["labels"], len(batch["noise_seeds"]), inputs["pixel_values"].device),
+            config.num_labels,
+            config.num_denoising,
+            config.label_noise_ratio,
+            config.box_noise_scale,
+            most=self.most_boxes,
+            seeds=batch["noise_seeds"],
+        )
+        return model(**inputs, denoising_queries=denoising_queries, loss_normalisers=self.loss_normalisers)
+
+
+def random_state(device: torch.device) -> dict[str, Tensor]:
+    """Of torch's generators, of the CPU and of the device, by device type. Nothing waits for the device."""
+    state = {"cpu": torch.get_rng_state()}
+    if device.type != "cpu":
+        state[device.type] = torch.get_device_module(device).get_rng_state()
+    return state
+
+
+def set_random_state(state: dict[str, Tensor], device: torch.device) -> None:
+    """What `random_state` gave; that of a device of another type is left out."""
+    torch.set_rng_state(state["cpu"])
+    if device.type != "cpu" and device.type in state:
+        torch.get_device_module(device).set_rng_state(state[device.type])

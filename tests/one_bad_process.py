@@ -1,0 +1,30 @@
+"""A run of two processes of which the second meets an overflow at its second step: `one_bad_process.py RECIPE ...`."""
+
+import sys
+
+import torch
+
+from dino_detr import cli
+
+MODULE = "model.encoder.layers.0.ffn.fc2"
+
+
+def overflow(trainer) -> None:
+    def hook(module, args, output):
+        if trainer.state.global_step == 1 and trainer.args.process_index == 1:
+            return torch.where(output == output.max(), torch.inf, output)
+        return output
+
+    trainer.model.get_submodule(MODULE).register_forward_hook(hook)
+
+
+if __name__ == "__main__":
+    prepare = cli.prepare_training
+
+    def prepare_training(arguments):
+        trainer = prepare(arguments)
+        overflow(trainer)
+        return trainer
+
+    cli.prepare_training = prepare_training
+    cli.main(["train", *sys.argv[1:]])
