@@ -1,5 +1,6 @@
 """transformers' `Trainer`, taught detection: parameter groups, schedule, loss terms in the log, COCO evaluation."""
 
+import os
 import shutil
 import sys
 import time
@@ -10,6 +11,7 @@ from pathlib import Path
 import torch
 from accelerate.utils import broadcast_object_list, gather_object
 from transformers import ProgressCallback, Trainer
+from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 from transformers.trainer_callback import ExportableState, TrainerCallback, TrainerState
 from transformers.trainer_utils import rotate_checkpoints
 from transformers.utils import logging
@@ -24,9 +26,11 @@ from ..evaluation.detections import detect, references
 from ..matching import Targets
 from ..modeling_dino_detr import DinoDetrForObjectDetection
 from .checkpoints import partial_folder, publish_checkpoint
+from .early_stopping import EarlyStopping
 from .ema import WeightAverage
 from .optimizer import build_optimizer
 from .preemption import EVALUATION_DUE, Preempted, Preemption, outlive_first_signal
+from .sharding import gather, load_optimizer, load_weights, own_class, prepare_sharding, whole_parameters
 
 try:
     import resource
@@ -88,6 +92,12 @@ class DetectionTrainer(Trainer):
 
     def __init__(self, processor, **kwargs):
         super().__init__(processing_class=processor, data_collator=partial(collate, processor=processor), **kwargs)
+        if self.is_fsdp_enabled and self.accelerator.is_fsdp2:
+            prepare_sharding(self.model, self.accelerator)
+        elif self.is_fsdp_enabled or os.environ.get("ACCELERATE_USE_FSDP") == "true":
+            raise ValueError(
+                "FSDP is supported as fsdp_version 2, on GPUs: see recipes/accelerate; ddp.yaml needs neither"
+            )
         vars(self.model.config).pop("use_cache", None)  # Trainer sets it; it would end up in config.json
         if not self.args.disable_tqdm:
             self.remove_callback(ProgressCallback)
@@ -95,6 +105,10 @@ class DetectionTrainer(Trainer):
         self.ema: WeightAverage | None = None
         if self.args.ema_decay is not None:
             self.add_callback(_KeepAverage(self))
+        self.early_stopping: EarlyStopping | None = None
+        if self.args.early_stopping_patience is not None:
+            self.early_stopping = EarlyStopping(self.args.early_stopping_patience)
+            self.add_callback(self.early_stopping)
         self.preemption = Preemption(self)
         self.add_callback(self.preemption)
         self.processor = processor
@@ -145,7 +159,8 @@ class DetectionTrainer(Trainer):
         would stay behind, with no more than a warning.
         """
         model = self.model if model is None else model
-        model.load_state_dict(type(model).from_pretrained(resume_from_checkpoint, dtype=model.dtype).state_dict())
+        loaded = DinoDetrForObjectDetection.from_pretrained(resume_from_checkpoint, dtype=model.dtype)
+        load_weights(model, loaded.state_dict())
 
     def _save_checkpoint(self, model, trial) -> None:
         """As transformers' own, but in a folder that gets its name when all is there: a kill leaves no half of one."""
@@ -155,10 +170,10 @@ class DetectionTrainer(Trainer):
             shutil.rmtree(partial, ignore_errors=True)
         self.accelerator.wait_for_everyone()
         self.store_flos()
-        self.save_model(str(partial), _internal_call=True)
+        self._save_weights(partial)
         if self.ema is not None:
             with self.ema.applied():
-                self.save_model(str(partial / "ema"), _internal_call=True)
+                self._save_weights(partial / "ema")
         if not self.args.save_only_model:
             self._save_optimizer_and_scheduler(str(partial))
             self._save_scaler(str(partial))
@@ -174,6 +189,33 @@ class DetectionTrainer(Trainer):
                 self.args.output_dir, self.args.save_total_limit, self.state.best_model_checkpoint, use_mtime=True
             )
         self.accelerator.wait_for_everyone()
+
+    def _save_weights(self, folder: Path) -> None:
+        weights = gather(self.model.state_dict())
+        if self.args.should_save:
+            with own_class(self.model):
+                self._save(str(folder), state_dict=weights)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        """As transformers', but for sharded parameters too: files of the same name and content."""
+        if not self.is_fsdp_enabled:
+            super()._save_optimizer_and_scheduler(output_dir)
+            return
+        state = gather(self.optimizer.state_dict())
+        if self.args.should_save:
+            torch.save(state, Path(output_dir) / OPTIMIZER_NAME)
+            torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER_NAME)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if not self.is_fsdp_enabled:
+            super()._load_optimizer_and_scheduler(checkpoint)
+            return
+        states = [
+            torch.load(Path(checkpoint) / name, map_location="cpu", weights_only=True)
+            for name in (OPTIMIZER_NAME, SCHEDULER_NAME)
+        ]
+        load_optimizer(self.optimizer, states[0])
+        self.lr_scheduler.load_state_dict(states[1])
 
     def _save_state(self, folder: Path) -> None:
         best = Path(self.args.output_dir) / f"checkpoint-{self.state.best_global_step}"
@@ -192,7 +234,8 @@ class DetectionTrainer(Trainer):
         if checkpoint is not None:
             folder = Path(checkpoint) / "ema"
             if folder.is_dir():
-                self.ema.load(DinoDetrForObjectDetection.from_pretrained(folder).state_dict())
+                with self.ema.applied():
+                    self._load_from_checkpoint(str(folder))
             else:
                 logger.warning(f"{checkpoint} has no average of the weights: it starts from these weights")
 
@@ -201,16 +244,23 @@ class DetectionTrainer(Trainer):
         self._load_from_checkpoint(str(best if self.args.ema_decay is None else best / "ema"))
 
     def restore_if_finished(self, checkpoint: str) -> bool:
-        """Whether a run was cut off after its last step; then its weights, the best or the last, are in place."""
-        state = TrainerState.load_from_json(str(Path(checkpoint) / "trainer_state.json"))
-        if state.global_step < (self.args.max_steps if self.args.max_steps > 0 else state.max_steps):
-            return False
-        self.state = state
+        """
+        Whether a run was cut off after its last step; then its weights, the best or the last, are in place.
+
+        An evaluation that was due when it was cut off is made up for first: it may be the one that ends the run.
+        """
+        self.state = state = TrainerState.load_from_json(str(Path(checkpoint) / "trainer_state.json"))
+        if self.early_stopping is not None:
+            self.early_stopping.restore(state)
+        self.model.to(self.args.device)
         if (Path(checkpoint) / EVALUATION_DUE).exists():
             self._load_from_checkpoint(checkpoint)
             if self.args.ema_decay is not None:
                 self.start_average(checkpoint)
             self.evaluate_late(checkpoint)
+        stopped = self.early_stopping is not None and self.early_stopping.exhausted
+        if not stopped and state.global_step < (self.args.max_steps if self.args.max_steps > 0 else state.max_steps):
+            return False
         if not (self.args.load_best_model_at_end and state.best_model_checkpoint):
             state.best_model_checkpoint = checkpoint
         self._load_best_model()
@@ -329,8 +379,9 @@ class DetectionTrainer(Trainer):
         )
         detections = []
         try:
-            while not self.preemption.asked and (detection := next(found, None)) is not None:
-                detections.append(detection)
+            with whole_parameters(self.model), self.accelerator.autocast():
+                while not self.preemption.asked and (detection := next(found, None)) is not None:
+                    detections.append(detection)
         except RuntimeError:  # the signal reaches data workers too
             if not self.preemption.asked:
                 raise
