@@ -96,7 +96,7 @@ class DetectionTrainer(Trainer):
             prepare_sharding(self.model, self.accelerator)
         elif self.is_fsdp_enabled or os.environ.get("ACCELERATE_USE_FSDP") == "true":
             raise ValueError(
-                "FSDP is supported as fsdp_version 2, on GPUs: see recipes/accelerate; ddp.yaml needs neither"
+                "FSDP trains on GPUs, as fsdp_version 2: take recipes/accelerate/fsdp2.yaml there, ddp.yaml on a CPU"
             )
         vars(self.model.config).pop("use_cache", None)  # Trainer sets it; it would end up in config.json
         if not self.args.disable_tqdm:
@@ -178,6 +178,7 @@ class DetectionTrainer(Trainer):
             self._save_optimizer_and_scheduler(str(partial))
             self._save_scaler(str(partial))
             self._save_rng_state(str(partial))
+        self._name_best()
         if self.is_world_process_zero():
             self._save_state(partial)
             if self.preemption.evaluation_due:
@@ -217,10 +218,13 @@ class DetectionTrainer(Trainer):
         load_optimizer(self.optimizer, states[0])
         self.lr_scheduler.load_state_dict(states[1])
 
-    def _save_state(self, folder: Path) -> None:
+    def _name_best(self) -> None:
+        """On every process: each loads the best weights at the end."""
         best = Path(self.args.output_dir) / f"checkpoint-{self.state.best_global_step}"
         if self.state.best_global_step and (self.state.best_global_step == self.state.global_step or best.exists()):
             self.state.best_model_checkpoint = str(best)
+
+    def _save_state(self, folder: Path) -> None:
         for part in [*self.callback_handler.callbacks, self.control]:
             if isinstance(part, ExportableState):
                 self.state.stateful_callbacks[type(part).__name__] = part.state()
@@ -269,6 +273,7 @@ class DetectionTrainer(Trainer):
     def evaluate_late(self, checkpoint: str) -> None:
         """The evaluation that was due when the checkpoint was saved in haste."""
         self._determine_best_metric(self.evaluate(), trial=None)
+        self._name_best()
         if self.is_world_process_zero():
             self._save_state(Path(checkpoint))
             (Path(checkpoint) / EVALUATION_DUE).unlink()
