@@ -2,12 +2,13 @@
 
 import sys
 
+import torch
 from accelerate import PartialState
 from accelerate.utils import DistributedType
 
 from dino_detr.cli import main
 
-initialise = PartialState.__init__
+initialise, shard = PartialState.__init__, torch.distributed.fsdp.fully_shard
 
 
 def pass_for_gpus(self, *args, **kwargs):
@@ -16,6 +17,12 @@ def pass_for_gpus(self, *args, **kwargs):
         self.distributed_type = DistributedType.MULTI_GPU
 
 
+def shard_and_say_so(module, **kwargs):
+    print(f"sharded: {type(module).__name__}", flush=True)
+    return shard(module, **kwargs)
+
+
 if __name__ == "__main__":
     PartialState.__init__ = pass_for_gpus
+    torch.distributed.fsdp.fully_shard = shard_and_say_so
     main(["train", *sys.argv[1:]])

@@ -22,7 +22,7 @@ SCHEDULE = ["--max_steps", "4", "--ema_decay", "0.5", "--augmentation", "none"] 
 
 
 def launch(file: str, *command, expect=0) -> str:
-    """A shipped file, with what a CPU needs and two processes. (`--machine_rank` ... are the file's own.)"""
+    """A shipped file on two processes; the recipe says `use_cpu`."""
     launcher = ["-m", "accelerate.commands.launch", "--config_file", ROOT / "recipes" / "accelerate" / f"{file}.yaml"]
     return run(
         sys.executable, *launcher, "--num_processes", "2", "--main_process_port", "0", *command, expect=expect
@@ -51,7 +51,9 @@ def ddp(recipe, tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def fsdp2(recipe, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("fsdp2") / "run"
-    launch("fsdp2", "tests/fsdp_on_cpu.py", recipe, *SCHEDULE, "--output_dir", folder)
+    output = launch("fsdp2", "tests/fsdp_on_cpu.py", recipe, *SCHEDULE, "--output_dir", folder)
+    for layer in ("Dinov2Layer", "DinoDetrEncoderLayer", "DinoDetrDecoderLayer", "DinoDetrForObjectDetection"):
+        assert f"sharded: {layer}\n" in output
     return folder
 
 
@@ -80,6 +82,13 @@ def test_precision_is_the_recipes(recipe, tmp_path, monkeypatch):
 def test_ddp(ddp):
     assert json.loads((ddp / "environment.json").read_text())["processes"] == 2
     assert [line["step"] for line in lines(ddp / "metrics.jsonl")] == [1, 2, 3, 4]
+
+
+@pytest.mark.slow
+def test_one_gpu(recipe, tmp_path):
+    launcher = ["-m", "accelerate.commands.launch", "--config_file", ROOT / "recipes" / "accelerate" / "one_gpu.yaml"]
+    run(sys.executable, *launcher, "train.py", recipe, "--max_steps", "2", "--output_dir", tmp_path / "run")
+    assert json.loads((tmp_path / "run" / "environment.json").read_text())["processes"] == 1
 
 
 @pytest.mark.slow
