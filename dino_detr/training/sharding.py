@@ -98,7 +98,7 @@ def load_weights(model: nn.Module, weights: dict[str, Tensor]) -> None:
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state: dict) -> None:
-    """A state dict of whole tensors into an optimiser of sharded parameters."""
+    """A state dict of whole tensors into an optimiser of parameters, sharded or not."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     cut = {
         index: {name: like(value, parameters[index]) if value.ndim else value for name, value in values.items()}

@@ -198,25 +198,22 @@ class DetectionTrainer(Trainer):
                 self._save(str(folder), state_dict=weights)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        """As transformers', but for sharded parameters too: files of the same name and content."""
-        if not self.is_fsdp_enabled:
-            super()._save_optimizer_and_scheduler(output_dir)
-            return
+        """As transformers', but the same files whether parameters are sharded or not."""
         state = gather(self.optimizer.state_dict())
         if self.args.should_save:
             torch.save(state, Path(output_dir) / OPTIMIZER_NAME)
             torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER_NAME)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        if not self.is_fsdp_enabled:
-            super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is None or not (Path(checkpoint) / OPTIMIZER_NAME).exists():  # of save_only_model
             return
-        states = [
+        # by way of the CPU (transformers 5.17 cannot load on several CPU processes)
+        optimizer, scheduler = (
             torch.load(Path(checkpoint) / name, map_location="cpu", weights_only=True)
             for name in (OPTIMIZER_NAME, SCHEDULER_NAME)
-        ]
-        load_optimizer(self.optimizer, states[0])
-        self.lr_scheduler.load_state_dict(states[1])
+        )
+        load_optimizer(self.optimizer, optimizer)
+        self.lr_scheduler.load_state_dict(scheduler)
 
     def _name_best(self) -> None:
         """On every process: each loads the best weights at the end."""
