@@ -6,26 +6,23 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from .sharding import local
+
 
 class WeightAverage:
     """
     Exponential moving average of a model's trainable parameters: after each step `a = decay * a + (1 - decay) * p`.
 
     Args:
-        model: whose parameters, as they are now, the average starts from.
+        model: whose parameters, as they are now, the average starts from. Of sharded ones, each process averages its
+            part.
         decay: 0..1; the reference has 0.999 where it is on.
     """
 
     def __init__(self, model: nn.Module, decay: float):
-        trained = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
-        self.decay, self.names = decay, list(trained)
-        self.parameters: list[Tensor] = list(trained.values())
+        self.decay = decay
+        self.parameters: list[Tensor] = [local(p.detach()) for p in model.parameters() if p.requires_grad]
         self.averages = [p.clone() for p in self.parameters]
-
-    def load(self, weights: dict[str, Tensor]) -> None:
-        """The averages of another run, by parameter name."""
-        for name, average in zip(self.names, self.averages):
-            average.copy_(weights[name])
 
     def update(self) -> None:
         """After a step of the optimiser."""

@@ -104,6 +104,10 @@ class DinoDetrTrainingArguments(TrainingArguments):
             "beside the raw weights, and the best average is what the run leaves."
         },
     )
+    early_stopping_patience: int | None = field(
+        default=None,
+        metadata={"help": "Stop after this many evaluations without a better metric_for_best_model."},
+    )
 
     overwrite: bool = field(
         default=False,
@@ -163,6 +167,23 @@ class DinoDetrTrainingArguments(TrainingArguments):
             raise ValueError(f"backbone_layer_decay={self.backbone_layer_decay} must be between 0 and 1")
         if self.save_total_limit == 1 and self.eval_strategy != "no":
             raise ValueError("save_total_limit must be 2 or more: the best checkpoint, and the last to resume from")
+        if self.early_stopping_patience is not None and self.early_stopping_patience < 1:
+            raise ValueError(f"early_stopping_patience={self.early_stopping_patience} must be at least 1")
+        if self.early_stopping_patience is not None and not (
+            self.load_best_model_at_end and self.metric_for_best_model and self.eval_strategy != "no"
+        ):
+            raise ValueError(
+                "early_stopping_patience needs evaluations (eval_strategy), a metric_for_best_model and "
+                "load_best_model_at_end"
+            )
+        asked = "fp16" if self.fp16 else "bf16" if self.bf16 else "no"
+        if self.mixed_precision != asked:
+            raise ValueError(
+                f"accelerate's configuration says mixed_precision: {self.mixed_precision}, the recipe does not: set "
+                f"{self.mixed_precision}: true in the recipe, or mixed_precision: 'no' there"
+            )
+        if self.fp16 and self.device.type == "cpu":
+            raise ValueError("fp16 needs a GPU; on a CPU use bf16, or neither for float32")
         if self.dataset is None:
             raise ValueError("say what to train on: dataset")
         if missing := set(self.report_to) - set(get_available_reporting_integrations()):

@@ -4,7 +4,6 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from transformers import TrainerCallback
 
@@ -54,11 +53,6 @@ class Preemption(TrainerCallback):
 
     def _ask(self, *_):
         self.asked = True
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        checkpoint = args.resume_from_checkpoint
-        if checkpoint is not None and (Path(checkpoint) / EVALUATION_DUE).exists():
-            self.trainer.evaluate_late(checkpoint)
 
     def on_step_end(self, args, state, control, **kwargs):
         if self.agreed:

@@ -16,6 +16,7 @@ from .options import DinoDetrTrainingArguments
 from .output_dir import check_space, claim_output_dir
 from .preemption import Preempted
 from .run_folder import RunFolder, draw_sample_detections
+from .sharding import gather, own_class, whole_parameters
 from .starting_point import build_model
 from .trainer import DetectionTrainer
 
@@ -92,11 +93,16 @@ def train(trainer: DetectionTrainer) -> dict[str, float]:
             _train_steps(trainer)
         metrics = trainer.evaluate(metric_key_prefix="best")
     figures = {name.removeprefix("best_"): value for name, value in metrics.items()}
+    folder = Path(trainer.args.output_dir)
+    weights = gather(trainer.model.state_dict())
     if trainer.is_world_process_zero():
-        folder = Path(trainer.args.output_dir)
-        trainer.model.save_pretrained(folder)
+        with own_class(trainer.model):
+            trainer.model.save_pretrained(folder, state_dict=weights)
         trainer.processor.save_pretrained(folder)
-        draw_sample_detections(trainer.model, trainer.processor, trainer.eval_dataset, folder)
+    with whole_parameters(trainer.model):
+        if trainer.is_world_process_zero():
+            draw_sample_detections(trainer.model, trainer.processor, trainer.eval_dataset, folder)
+    if trainer.is_world_process_zero():
         (folder / "figures.json").write_text(json.dumps({**figures, "per_class": trainer.per_class}, indent=2) + "\n")
         write_card(folder)
         if trainer.args.overfit_images is not None:

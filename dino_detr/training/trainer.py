@@ -1,6 +1,7 @@
 """transformers' `Trainer`, taught detection: parameter groups, schedule, loss terms in the log, COCO evaluation."""
 
 import errno
+import os
 import shutil
 import sys
 import time
@@ -11,6 +12,7 @@ import torch
 from accelerate.utils import broadcast_object_list, gather_object
 from safetensors import SafetensorError
 from transformers import ProgressCallback, Trainer
+from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 from transformers.trainer_callback import ExportableState, TrainerCallback, TrainerState
 from transformers.trainer_utils import rotate_checkpoints
 from transformers.utils import logging
@@ -24,12 +26,14 @@ from ..evaluation.detections import detect, references
 from ..matching import NonFinitePredictions
 from ..modeling_dino_detr import DinoDetrForObjectDetection
 from .checkpoints import partial_folder, publish_checkpoint
+from .early_stopping import EarlyStopping
 from .ema import WeightAverage
 from .nonfinite import StepWatch, spoiled_loss
 from .optimizer import build_optimizer, build_step_schedule
 from .output_dir import checkpoint_size
 from .preemption import EVALUATION_DUE, Preempted, Preemption, outlive_first_signal
 from .progress import ProgressBar
+from .sharding import gather, load_optimizer, load_weights, own_class, prepare_sharding, whole_parameters
 from .step import Step, random_state
 from .zero_ap import explain_zero_ap
 
@@ -67,6 +71,12 @@ class DetectionTrainer(Trainer):
 
     def __init__(self, processor, **kwargs):
         super().__init__(processing_class=processor, data_collator=partial(collate, processor=processor), **kwargs)
+        if self.is_fsdp_enabled and self.accelerator.is_fsdp2:
+            prepare_sharding(self.model, self.accelerator)
+        elif self.is_fsdp_enabled or os.environ.get("ACCELERATE_USE_FSDP") == "true":
+            raise ValueError(
+                "FSDP trains on GPUs, as fsdp_version 2: take recipes/accelerate/fsdp2.yaml there, ddp.yaml on a CPU"
+            )
         vars(self.model.config).pop("use_cache", None)  # Trainer sets it; it would end up in config.json
         if not self.args.disable_tqdm:
             self.remove_callback(ProgressCallback)
@@ -74,6 +84,10 @@ class DetectionTrainer(Trainer):
         self.ema: WeightAverage | None = None
         if self.args.ema_decay is not None:
             self.add_callback(_KeepAverage(self))
+        self.early_stopping: EarlyStopping | None = None
+        if self.args.early_stopping_patience is not None:
+            self.early_stopping = EarlyStopping(self.args.early_stopping_patience)
+            self.add_callback(self.early_stopping)
         self.preemption = Preemption(self)
         self.add_callback(self.preemption)
         self.processor = processor
@@ -127,7 +141,8 @@ class DetectionTrainer(Trainer):
         would stay behind, with no more than a warning.
         """
         model = self.model if model is None else model
-        model.load_state_dict(type(model).from_pretrained(resume_from_checkpoint, dtype=model.dtype).state_dict())
+        loaded = DinoDetrForObjectDetection.from_pretrained(resume_from_checkpoint, dtype=model.dtype)
+        load_weights(model, loaded.state_dict())
 
     def _save_checkpoint(self, model, trial) -> None:
         """As transformers' own, but in a folder that gets its name when all is there: a kill leaves no half of one."""
@@ -155,24 +170,52 @@ class DetectionTrainer(Trainer):
             shutil.rmtree(partial, ignore_errors=True)
         self.accelerator.wait_for_everyone()
         self.store_flos()
-        self.save_model(str(partial), _internal_call=True)
+        self._save_weights(partial)
         if self.ema is not None:
             with self.ema.applied():
-                self.save_model(str(partial / "ema"), _internal_call=True)
+                self._save_weights(partial / "ema")
         if not self.args.save_only_model:
             self._save_optimizer_and_scheduler(str(partial))
             self._save_scaler(str(partial))
             self._save_rng_state(str(partial))
+        self._name_best()
         if self.is_world_process_zero():
             self._save_state(partial)
             if self.preemption.evaluation_due:
                 (partial / EVALUATION_DUE).touch()
         self.accelerator.wait_for_everyone()
 
-    def _save_state(self, folder: Path) -> None:
+    def _save_weights(self, folder: Path) -> None:
+        weights = gather(self.model.state_dict())
+        if self.args.should_save:
+            with own_class(self.model):
+                self._save(str(folder), state_dict=weights)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        """As transformers', but the same files whether parameters are sharded or not."""
+        state = gather(self.optimizer.state_dict())
+        if self.args.should_save:
+            torch.save(state, Path(output_dir) / OPTIMIZER_NAME)
+            torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER_NAME)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is None or not (Path(checkpoint) / OPTIMIZER_NAME).exists():  # of save_only_model
+            return
+        # by way of the CPU (transformers 5.17 cannot load on several CPU processes)
+        optimizer, scheduler = (
+            torch.load(Path(checkpoint) / name, map_location="cpu", weights_only=True)
+            for name in (OPTIMIZER_NAME, SCHEDULER_NAME)
+        )
+        load_optimizer(self.optimizer, optimizer)
+        self.lr_scheduler.load_state_dict(scheduler)
+
+    def _name_best(self) -> None:
+        """On every process: each loads the best weights at the end."""
         best = Path(self.args.output_dir) / f"checkpoint-{self.state.best_global_step}"
         if self.state.best_global_step and (self.state.best_global_step == self.state.global_step or best.exists()):
             self.state.best_model_checkpoint = str(best)
+
+    def _save_state(self, folder: Path) -> None:
         for part in [*self.callback_handler.callbacks, self.control]:
             if isinstance(part, ExportableState):
                 self.state.stateful_callbacks[type(part).__name__] = part.state()
@@ -186,7 +229,8 @@ class DetectionTrainer(Trainer):
         if checkpoint is not None:
             folder = Path(checkpoint) / "ema"
             if folder.is_dir():
-                self.ema.load(DinoDetrForObjectDetection.from_pretrained(folder).state_dict())
+                with self.ema.applied():
+                    self._load_from_checkpoint(str(folder))
             else:
                 logger.warning(f"{checkpoint} has no average of the weights: it starts from these weights")
 
@@ -195,16 +239,23 @@ class DetectionTrainer(Trainer):
         self._load_from_checkpoint(str(best if self.args.ema_decay is None else best / "ema"))
 
     def restore_if_finished(self, checkpoint: str) -> bool:
-        """Whether a run was cut off after its last step; then its weights, the best or the last, are in place."""
-        state = TrainerState.load_from_json(str(Path(checkpoint) / "trainer_state.json"))
-        if state.global_step < (self.args.max_steps if self.args.max_steps > 0 else state.max_steps):
-            return False
-        self.state = state
+        """
+        Whether a run was cut off after its last step; then its weights, the best or the last, are in place.
+
+        An evaluation that was due when it was cut off is made up for first: it may be the one that ends the run.
+        """
+        self.state = state = TrainerState.load_from_json(str(Path(checkpoint) / "trainer_state.json"))
+        if self.early_stopping is not None:
+            self.early_stopping.restore(state)
+        self.model.to(self.args.device)
         if (Path(checkpoint) / EVALUATION_DUE).exists():
             self._load_from_checkpoint(checkpoint)
             if self.args.ema_decay is not None:
                 self.start_average(checkpoint)
             self.evaluate_late(checkpoint)
+        stopped = self.early_stopping is not None and self.early_stopping.exhausted
+        if not stopped and state.global_step < (self.args.max_steps if self.args.max_steps > 0 else state.max_steps):
+            return False
         if not (self.args.load_best_model_at_end and state.best_model_checkpoint):
             state.best_model_checkpoint = checkpoint
         self._load_best_model()
@@ -213,6 +264,7 @@ class DetectionTrainer(Trainer):
     def evaluate_late(self, checkpoint: str) -> None:
         """The evaluation that was due when the checkpoint was saved in haste."""
         self._determine_best_metric(self.evaluate(), trial=None)
+        self._name_best()
         if self.is_world_process_zero():
             self._save_state(Path(checkpoint))
             (Path(checkpoint) / EVALUATION_DUE).unlink()
@@ -331,8 +383,9 @@ class DetectionTrainer(Trainer):
         )
         detections = []
         try:
-            while not self.preemption.asked and (detection := next(found, None)) is not None:
-                detections.append(detection)
+            with whole_parameters(self.model), self.accelerator.autocast():
+                while not self.preemption.asked and (detection := next(found, None)) is not None:
+                    detections.append(detection)
         except RuntimeError:  # the signal reaches data workers too
             if not self.preemption.asked:
                 raise

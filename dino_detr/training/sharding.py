@@ -1,0 +1,107 @@
+"""
+FSDP2 (`accelerate launch --config_file recipes/accelerate/fsdp2.yaml`): parameters in shards, one a process.
+
+Checkpoints hold whole tensors, as those of every other layout, so that a run may go on in another one.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy
+from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.utils._pytree import tree_map
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from ..modeling_dino_detr import DinoDetrForObjectDetection
+
+
+def prepare_sharding(model: nn.Module, accelerator: Accelerator) -> None:
+    """
+    What accelerate's FSDP2 must know before it shards: the layers that are gathered one by one, unless its
+    configuration names others, and precision, which is autocast's as in other layouts.
+
+    (accelerate would gather parameters in bf16 and cast what goes into each layer, boxes included; of autocast it
+    leaves FSDP2 out.)
+    """
+    plugin = accelerator.state.fsdp_plugin
+    if not plugin.transformer_cls_names_to_wrap:
+        names = {type(module).__name__ for module in model.modules() if isinstance(module, GradientCheckpointingLayer)}
+        names |= {"Block" for module in model.modules() if type(module).__name__ == "Block"}  # timm's
+        plugin.transformer_cls_names_to_wrap = sorted(names)
+    plugin.mixed_precision_policy = MixedPrecisionPolicy()
+    model.forward = accelerator.autocast()(model.forward)
+    model.get_input_embeddings = lambda: None  # it asks; a detector has none, and transformers raises
+
+
+@contextmanager
+def whole_parameters(model: nn.Module) -> Iterator[None]:
+    """
+    Inside this context every process has all parameters, and its forward passes (without gradient) need no other
+    process: each may run as many as it likes. A model that is not sharded is left as it is.
+    """
+    shards = [module for module in model.modules() if isinstance(module, FSDPModule)]
+    if not shards:
+        yield
+        return
+    model.set_reshard_after_forward(False)
+    for shard in shards:
+        shard.unshard()
+    try:
+        yield
+    finally:
+        for shard in shards:
+            shard.reshard()
+        model.set_reshard_after_forward(AcceleratorState().fsdp_plugin.reshard_after_forward)
+        model.set_reshard_after_forward(False, recurse=False)  # as FSDP2 leaves the root: its backward comes at once
+
+
+@contextmanager
+def own_class(model: nn.Module) -> Iterator[None]:
+    """Inside this context a sharded model is of its own class: FSDP2 makes it one of torch's, and `save_pretrained`
+    would take torch's code along instead of the model's."""
+    kind = type(model)
+    if isinstance(model, FSDPModule):
+        model.__class__ = DinoDetrForObjectDetection
+    try:
+        yield
+    finally:
+        model.__class__ = kind
+
+
+def local(tensor: Tensor) -> Tensor:
+    """This process's part of a sharded tensor, in the same memory; any other tensor as it is."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def gather(state):
+    """A state dict, however nested, with whole tensors on the CPU for sharded ones. Every process must take part."""
+    return tree_map(lambda value: value.full_tensor().cpu() if isinstance(value, DTensor) else value, state)
+
+
+def like(whole: Tensor, sharded: Tensor) -> Tensor:
+    """A whole tensor that every process has, cut as `sharded` is, if it is."""
+    if not isinstance(sharded, DTensor):
+        return whole
+    return distribute_tensor(
+        whole.to(sharded.device), sharded.device_mesh, sharded.placements, src_data_rank=None
+    )  # every process cuts its own
+
+
+@torch.no_grad()
+def load_weights(model: nn.Module, weights: dict[str, Tensor]) -> None:
+    """Whole tensors into a model, sharded or not."""
+    model.load_state_dict({name: like(weights[name], tensor) for name, tensor in model.state_dict().items()})
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, state: dict) -> None:
+    """A state dict of whole tensors into an optimiser of parameters, sharded or not."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    cut = {
+        index: {name: like(value, parameters[index]) if value.ndim else value for name, value in values.items()}
+        for index, values in state["state"].items()
+    }
+    optimizer.load_state_dict({**state, "state": cut})
