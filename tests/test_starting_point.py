@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from tiny import random_images, tiny_detector
 from transformers.testing_utils import CaptureLogger
 
+from dino_detr import DinoDetrForObjectDetection
 from dino_detr.training import load_for_fine_tuning
 from dino_detr.training.starting_point import logger
 
@@ -41,6 +43,16 @@ def test_other_classes_renew_their_heads_and_nothing_else(checkpoint, names):
     torch.testing.assert_close(bias.sigmoid(), torch.full_like(bias, 0.01))
     with torch.no_grad():
         assert model.eval()(random_images(1, 3, 64, 64)).logits.shape == (1, 20, len(names))
+
+
+def test_what_was_changed_is_saved_as_any_other(checkpoint, tmp_path):
+    """Files have the names that every version of transformers reads, not those of the running one."""
+    model, _, _ = load(checkpoint, id2label={0: "ant"}, num_queries=30)
+    model.save_pretrained(tmp_path)
+    saved = load_file(tmp_path / "model.safetensors")
+    assert set(saved) == set(load_file(checkpoint / "model.safetensors"))
+    again = DinoDetrForObjectDetection.from_pretrained(tmp_path).state_dict()
+    assert all(torch.equal(tensor, again[name]) for name, tensor in model.state_dict().items())
 
 
 def test_the_same_classes_keep_everything(checkpoint, tmp_path):

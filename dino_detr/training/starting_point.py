@@ -48,41 +48,44 @@ def load_for_fine_tuning(
     Raises:
         ValueError: if a changed field needs weights of other shapes than the checkpoint has.
     """
-    trained = DinoDetrForObjectDetection.from_pretrained(source)
-    former, weights = trained.config, trained.state_dict()
+    former = DinoDetrConfig.from_pretrained(source)
     changes = dict(config_arguments)
     if id2label is not None:
         changes |= {"id2label": id2label, "label2id": None, "category_ids": config_arguments.get("category_ids")}
     config = DinoDetrConfig(**(former.to_dict() | changes))
-    renewed = []
-    if not _same_classes(former, config):
-        renewed = [name for name in weights if _OF_CLASSES.fullmatch(name)]
-    trained_queries = weights[_QUERIES]
-    anew = [*renewed, _QUERIES] if len(trained_queries) != config.num_queries else renewed
     model, loading = DinoDetrForObjectDetection.from_pretrained(
-        None,
-        config=config,
-        state_dict={name: tensor for name, tensor in weights.items() if name not in anew},
-        output_loading_info=True,
-        ignore_mismatched_sizes=True,
+        source, config=config, ignore_mismatched_sizes=True, output_loading_info=True
     )
-    unfit = sorted({str(key) for kind in ("mismatched_keys", "unexpected_keys") for key in loading[kind]})
-    unfit += sorted(set(loading["missing_keys"]) - set(anew))
+    weights = model.state_dict()
+    unfit = [str(key[0] if isinstance(key, tuple) else key) for key in loading["mismatched_keys"]]
+    unfit = sorted(name for name in unfit if not _OF_CLASSES.fullmatch(name) and name != _QUERIES)
+    unfit += sorted({*loading["unexpected_keys"], *loading["missing_keys"]})
     if unfit:
         raise ValueError(
             f"{source} has no weights for what is asked of it ({', '.join(sorted(changes))}): {', '.join(unfit[:5])}"
         )
-    if anew != renewed:
-        kept = min(len(trained_queries), config.num_queries)
-        with torch.no_grad():
-            model.model.query_embed.weight[:kept] = trained_queries[:kept]
-        logger.warning(f"{source} had {len(trained_queries)} queries: {kept} are kept, {config.num_queries} run")
-    if renewed:
+    if not _same_classes(former, config):  # also where they are as many, and were loaded
+        renewed = [name for name in weights if _OF_CLASSES.fullmatch(name)]
+        new = _new_weights(config)
+        for name in renewed:
+            weights[name].copy_(new[name])
         logger.warning(
             f"{source} knows the classes {_shown(former)}, the data {_shown(config)}: these weights start anew: "
             + ", ".join(renewed)
         )
+    if former.num_queries != config.num_queries:
+        kept = min(former.num_queries, config.num_queries)
+        trained = DinoDetrForObjectDetection.from_pretrained(source).state_dict()[_QUERIES]
+        weights[_QUERIES][:kept].copy_(trained[:kept])
+        logger.warning(f"{source} had {former.num_queries} queries: {kept} are kept, {config.num_queries} run")
     return model
+
+
+def _new_weights(config: DinoDetrConfig) -> dict[str, torch.Tensor]:
+    """Of a new detector with the same heads, for which no large backbone need be made."""
+    vit = {"model_type": "dinov2", "image_size": 32, "patch_size": 16, "hidden_size": 32, "num_hidden_layers": 1}
+    small = config.to_dict() | {"backbone_config": vit | {"num_attention_heads": 1}, "encoder_layers": 1}
+    return DinoDetrForObjectDetection(DinoDetrConfig(**small)).state_dict()
 
 
 def _same_classes(former: DinoDetrConfig, config: DinoDetrConfig) -> bool:
