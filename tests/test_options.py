@@ -1,14 +1,16 @@
 """Promise 19: every public option of ours changes something when it is flipped."""
 
 import hashlib
+import tempfile
 from dataclasses import fields
+from pathlib import Path
 
 import pytest
 import torch
 import yaml
 from launching import RECIPE
 from tiny import tiny_backbone_config, tiny_detector
-from transformers import AutoBackbone, TrainingArguments
+from transformers import AutoBackbone, TrainerControl, TrainingArguments
 
 from dino_detr.training import DinoDetrTrainingArguments, parse_options, prepare
 
@@ -18,6 +20,7 @@ FLIPS = {
     "backbone_layer_decay": ["0.5"],
     "backbone_lr_factor": ["0.5"],
     "dataset": ["digits"],
+    "early_stopping_patience": ["1"],
     "ema_decay": ["0.9"],
     "eval_split": ["train"],
     "freeze_backbone": ["true"],
@@ -28,6 +31,7 @@ FLIPS = {
     "model_config": ['{"decoder_layers": 1}'],
     "num_denoising": ["5"],
     "num_queries": ["7"],
+    "overfit_images": ["3"],
     "overwrite": ["true"],
     "patch_size": ["8"],
     "total_batch_size": ["2"],
@@ -62,7 +66,10 @@ def effects(options) -> dict:
         with torch.no_grad():
             model.model.query_embed.weight -= 1
         averages = digest(trainer.ema.averages)
-    drawn = [samples[index] for index in range(4)]
+    drawn = [samples[index] for index in range(3)]
+    stop = TrainerControl()  # after evaluations, of which none is better than the one before
+    for _ in range(3):
+        trainer.callback_handler.on_evaluate(options, trainer.state, stop, {"eval_AP": 0.0})
     return {
         "config": model.config.to_json_string(),
         "weights": digest(model.state_dict().values()),
@@ -70,6 +77,7 @@ def effects(options) -> dict:
         "groups": groups,
         "rates": [trainer.lr_scheduler.lr_lambdas[0](step) for step in range(options.max_steps)],
         "averages": averages,
+        "stops": stop.should_training_stop,
         "batch": len(next(iter(trainer.get_train_dataloader()))["labels"]),
         "images": digest(sample["image"] for sample in drawn),
         "boxes": [sample["annotation"]["annotations"] for sample in drawn],
@@ -93,9 +101,8 @@ def flip(data, tmp_path_factory):
     places = {"OTHER_BACKBONE": folder / "other_backbone", "CHECKPOINT": folder / "checkpoint"}
 
     def effects_of(name: str | None = None, occupied: bool = False) -> dict:
-        output = folder / f"{name}-{occupied}"
+        output = Path(tempfile.mkdtemp(dir=folder))
         if occupied:
-            output.mkdir()
             (output / "config.json").write_text("{}")
         values = [str(places.get(value, value)) for value in FLIPS.get(name, [])]
         if name == "model":  # its architecture is its own
