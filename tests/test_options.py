@@ -67,9 +67,9 @@ def effects(options) -> dict:
             model.model.query_embed.weight -= 1
         averages = digest(trainer.ema.averages)
     drawn = [samples[index] for index in range(3)]
-    stop = TrainerControl()  # after evaluations, of which none is better than the one before
-    for _ in range(3):
-        trainer.callback_handler.on_evaluate(options, trainer.state, stop, {"eval_AP": 0.0})
+    stop, trainer.state.best_metric = TrainerControl(), 1.0
+    for _ in range(3):  # of which none is better than the best
+        trainer.callback_handler.on_evaluate(options, trainer.state, stop, {"eval_AP": 0.0, "eval_ema_AP": 0.0})
     return {
         "config": model.config.to_json_string(),
         "weights": digest(model.state_dict().values()),
