@@ -14,20 +14,30 @@ from .rows import detection_features
 
 
 def load_coco_folder(folder: str, split: str) -> Dataset:
-    """Read one split of a folder; images stay files and are decoded when a row is read.
+    """Read one split of a folder in either layout.
+
+    Raises:
+        FileNotFoundError: the folder has no such split.
+        As `load_coco_file`.
+    """
+    annotation_file = _annotation_file(Path(folder), split)
+    return load_coco_file(annotation_file, Path(folder) / split)
+
+
+def load_coco_file(annotation_file: Path, image_folder: Path) -> Dataset:
+    """Read an annotation file whose images are in a folder; they stay files and are decoded when a row is read.
 
     Class indices are the ranks of the category ids of the annotation file, used or not. Images without
     annotations are kept, and boxes are taken as they are. A missing `area` becomes w * h, a missing `iscrowd`
     0, missing image sizes are read from the images.
 
     Raises:
-        FileNotFoundError: the folder has no such split, or image files are missing.
+        FileNotFoundError: image files are missing.
         ValueError: the annotation file is not JSON, lacks a field, repeats the id of an image or a category, or
             has annotations of images or categories that it does not list.
     """
-    annotation_file = _annotation_file(Path(folder), split)
     content = _read_json(annotation_file)
-    image_folder = Path(folder).absolute() / split
+    image_folder = image_folder.absolute()
 
     categories = _by_id(content, "categories", ("id", "name"), annotation_file)
     images = _by_id(content, "images", ("id", "file_name"), annotation_file)

@@ -9,8 +9,9 @@ if [ "${SLURM_NTASKS:-1}" -gt 1 ]; then
     MASTER_PORT="$((20000 + SLURM_JOB_ID % 20000))"
     WORLD_SIZE="$SLURM_NTASKS"
     export MASTER_ADDR MASTER_PORT WORLD_SIZE
+    # Tasks that stop at a signal all end with status 75, one after the other; where one crashed, the others would wait.
     # shellcheck disable=SC2016  # each task knows its own rank
-    srun --kill-on-bad-exit=0 bash -c 'RANK=$SLURM_PROCID LOCAL_RANK=$SLURM_LOCALID exec python train.py "$@"' train "$@"
+    srun --kill-on-bad-exit=0 --wait=300 bash -c 'RANK=$SLURM_PROCID LOCAL_RANK=$SLURM_LOCALID exec python train.py "$@"' train "$@"
 else
     srun python train.py "$@"
 fi
