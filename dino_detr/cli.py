@@ -210,8 +210,8 @@ def _train_help() -> str:
     inherited = {f.name for f in fields(TrainingArguments)}
     lines = ["usage: dino-detr train RECIPE.yaml [--option value ...]", "", "options, in the recipe or here:"]
     for option in fields(DinoDetrTrainingArguments):
-        if option.name not in inherited:
-            lines.append(f"  --{option.name:<20} {option.metadata['help']}")
+        if option.name not in inherited and option.init:
+            lines.append(f"  --{option.name:<24} {option.metadata['help']}")
     return "\n".join(
         [*lines, "", "and every field of transformers.TrainingArguments, such as --max_steps, --bf16, --seed"]
     )
