@@ -4,6 +4,7 @@ import argparse
 import errno
 import json
 import sys
+import textwrap
 from dataclasses import fields
 from pathlib import Path
 
@@ -211,7 +212,8 @@ def _train_help() -> str:
     lines = ["usage: dino-detr train RECIPE.yaml [--option value ...]", "", "options, in the recipe or here:"]
     for option in fields(DinoDetrTrainingArguments):
         if option.name not in inherited and option.init:
-            lines.append(f"  --{option.name:<24} {option.metadata['help']}")
+            first, *rest = textwrap.wrap(option.metadata["help"], 90)
+            lines += [f"  --{option.name:<25}{first}", *(" " * 29 + line for line in rest)]
     return "\n".join(
         [*lines, "", "and every field of transformers.TrainingArguments, such as --max_steps, --bf16, --seed"]
     )
