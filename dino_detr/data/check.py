@@ -104,16 +104,19 @@ def check_split(source: str, split: str, num_queries: int | None = None, other_s
 
 def summarise(reports: Sequence[Report]) -> str:
     """One line: how many defects, and what training makes of them."""
-    images, remarks = sum(report.images for report in reports), 0
-    done: Counter[tuple[str, str]] = Counter()
-    for report in reports:
-        for finding in report.defects:
-            done[finding.action, KINDS[finding.kind].thing] += finding.count
-        remarks += sum(finding.count for finding in report.remarks)
-    defects = _number(done.total(), "defect") if done else "no defects"
-    will = ", ".join(f"{action} {_number(count, thing)}" for (action, thing), count in done.items() if action != "keep")
-    also = f", {_number(remarks, 'remark')}" if remarks else ""
-    return f"{defects}{also} in {_number(images, 'image')}; training will {will or 'use them as they are'}"
+    done: dict[str, Counter[str]] = {}
+    for finding in (finding for report in reports for finding in report.defects):
+        done.setdefault(finding.action, Counter())[KINDS[finding.kind].thing] += finding.count
+    defects = sum(counts.total() for counts in done.values())
+    remarks = sum(finding.count for report in reports for finding in report.remarks)
+    found = _number(defects, "defect") + (f" and {_number(remarks, 'remark')}" if remarks else "")
+    will = [
+        f"{action} {', '.join(_number(count, thing) for thing, count in counts.items())}"
+        for action, counts in done.items()
+        if action != "keep"
+    ]
+    images = _number(sum(report.images for report in reports), "image")
+    return f"{found} in {images}; training will {'; '.join(will) or 'use them as they are'}"
 
 
 def _fit_to_images(rows: Dataset, facts: ImageFacts, names: list[str], findings: Findings) -> Dataset:
@@ -139,7 +142,8 @@ def _fit_to_images(rows: Dataset, facts: ImageFacts, names: list[str], findings:
     fates[~good[row_of]] = ""
     for position in (fates != "").nonzero()[0]:
         file, annotation_id = names[row_of[position]], flat["id"][position].as_py()
-        findings.add(str(fates[position]), file, annotation_id, boxes[position].tolist())
+        width, height = sizes[row_of[position]]
+        findings.add(str(fates[position]), file, annotation_id, f"{boxes[position].tolist()} in {width} x {height}")
     if not wrong.any() and not (fates != "").any():
         return rows
 

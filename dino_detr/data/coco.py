@@ -139,7 +139,7 @@ class _Reader:
             if category_id not in class_index:
                 self.findings.add("unknown_category_id", path, id_, f"category_id {entry.get('category_id')}")
             elif fault := _fault_of_box(entry.get("bbox")):
-                self.findings.add(fault, path, id_, entry.get("bbox"))
+                self.findings.add(fault, path, id_, entry.get("bbox") or "no bbox")
             else:
                 kept.append((entry, id_, path, category_id, objects[image_id]))
 

@@ -21,8 +21,8 @@ class TrainingSamples(torch.utils.data.Dataset):
     "category_id" class index, "area" square pixels, "iscrowd" 0}]}}`, as the processor takes it, and "noise_seed", an
     int from which its denoising is drawn. Crowds are left out, boxes clipped to the image, empty ones dropped.
 
-    An image file that can no longer be read is skipped: in its place comes another sample of the epoch, the same one
-    whenever this happens. "unreadable" lists such files, each with the reason.
+    An image file that can no longer be read is skipped: in its place comes the sample after it, of the same epoch.
+    "unreadable" lists such files, each with the reason.
 
     Args:
         rows: of `load_detection_dataset`.
@@ -53,10 +53,10 @@ class TrainingSamples(torch.utils.data.Dataset):
                 return {**self._make(instead), "unreadable": unreadable}
             except Exception:
                 fault = find_fault(self.rows, instead)
-                if fault is None or len(unreadable) == _MOST_SKIPPED:  # it is not the file, or it is all of them
+                if fault is None or len(unreadable) == min(_MOST_SKIPPED, len(self.rows) - 1):  # or it is all of them
                     raise
             unreadable.append(": ".join(fault))
-            instead = hash((self.seed, self.epoch, index, len(unreadable))) % len(self.rows)
+            instead = (instead + 1) % len(self.rows)
 
     def _make(self, index: int) -> dict:
         row = self.rows[index]
@@ -134,7 +134,8 @@ def collate(samples: list[dict], processor) -> dict:
         return_tensors="pt",
     )
     noise_seeds = [sample["noise_seed"] for sample in samples]
-    return {**batch, "noise_seeds": noise_seeds, "unreadable": sum((sample["unreadable"] for sample in samples), [])}
+    unreadable = [fault for sample in samples for fault in sample["unreadable"]]
+    return {**batch, "noise_seeds": noise_seeds, "unreadable": unreadable}
 
 
 def _areas(boxes: torch.Tensor) -> torch.Tensor:

@@ -87,11 +87,8 @@ def draw_sample_detections(model, processor, rows, folder: Path, count: int = 12
     count = min(count, len(rows))
     found = {detections["image_id"]: detections for detections in detect(model, processor, rows, range(count))}
     tiles = []
-    readable = [
-        index
-        for index, image_id in enumerate(rows.select_columns(["image_id"])[:count]["image_id"])
-        if image_id in found
-    ]
+    image_ids = rows.select_columns(["image_id"])[:count]["image_id"]
+    readable = [index for index, image_id in enumerate(image_ids) if image_id in found]
     for row in rows.select(readable):
         detections = found[row["image_id"]]
         keep = detections["scores"] > threshold

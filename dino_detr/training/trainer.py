@@ -277,7 +277,7 @@ class DetectionTrainer(Trainer):
         batches = super().get_batch_samples(*args, **kwargs)
         self._waited += time.perf_counter() - started
         if batches[0]:
-            unreadable = sum((batch.pop("unreadable") for batch in batches[0]), [])
+            unreadable = [fault for batch in batches[0] for fault in batch.pop("unreadable")]
             self._unreadable.name(unreadable)
             self._step = self._count_boxes(batches[0], len(unreadable))
         return batches

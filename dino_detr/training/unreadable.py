@@ -41,8 +41,8 @@ class UnreadableImages:
         self._skipped = self._seen = 0
         if skipped >= _LEAST and skipped > _SHARE * seen:
             raise TooManyUnreadable(
-                f"{skipped} image files could not be read among the last {seen} images; this process met "
-                f"{'; '.join(sorted(self._named)[:5]) or 'none of them'}. Is the disk still there? Put them back and go "
-                "on with --resume_from_checkpoint latest, or let check-data name the files to repair"
+                f"of the last {seen} images {skipped} could not be read: "
+                f"{'; '.join(sorted(self._named)[:5]) or 'another process names them'}. Is the disk still there? With "
+                "the files in place, go on with --resume_from_checkpoint latest; `dino-detr check-data` names all"
             )
         return skipped
