@@ -147,7 +147,9 @@ def upright_rgb(image: Image.Image) -> Image.Image:
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):
         image = Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
-    return image.convert("RGB")
+    image = image.convert("RGB")
+    image.info.pop("transparency", None)  # of a palette, say: transformers would paint it white
+    return image
 
 
 def select_detections(
