@@ -14,7 +14,10 @@ from huggingface_hub.errors import StrictDataclassError
 from PIL import Image as PILImage
 from transformers import AutoImageProcessor, AutoModelForObjectDetection, TrainingArguments
 
-from .data import category_ids, class_names, load_detection_dataset
+from .configuration_dino_detr import DinoDetrConfig
+from .data import category_ids, class_names, list_splits
+from .data.check import check_split, summarise
+from .data.image_files import IMAGE_SUFFIXES
 from .data.rows import values_of_objects
 from .evaluation import CocoDetectionMetric, draw_detections, format_table, score_results, to_coco_results
 from .evaluation.detections import detect, references
@@ -24,8 +27,7 @@ from .image_processing_dino_detr import DinoDetrImageProcessor, upright_rgb
 from .training import DetectionTrainer, DinoDetrTrainingArguments, parse_options, prepare, train
 from .training.nonfinite import NonFinite, replay
 from .training.preemption import EXIT_STATUS, Preempted
-
-IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
+from .training.unreadable import TooManyUnreadable
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -48,7 +50,7 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"dino-detr: stopped by a signal at step {trainer.state.global_step}; go on with the same command and "
               "--resume_from_checkpoint latest", file=sys.stderr)  # fmt: skip
         sys.exit(EXIT_STATUS)
-    except NonFinite as error:
+    except (NonFinite, TooManyUnreadable) as error:
         sys.exit(f"dino-detr: {error}\n")  # in one write: other processes say theirs
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
@@ -78,6 +80,12 @@ def build_parser() -> argparse.ArgumentParser:
     verb.add_argument("images", metavar="IMAGE", nargs="+", help="image files, or folders of them")
     verb.add_argument("--output", required=True, metavar="DIR", help="folder to write to")
     verb.add_argument("--threshold", type=float, default=0.5, help="least score of a detection (default: 0.5)")
+
+    verb = verbs.add_parser("check-data", help="what is wrong with a data set, by file name, and what is done about it")
+    verb.set_defaults(run=run_check_data)
+    verb.add_argument("source", metavar="SOURCE", help="as --dataset of training: a COCO folder, say")
+    verb.add_argument("--split", action="append", help="split to check (default: all; may be repeated)")
+    verb.add_argument("--strict", action="store_true", help="exit with status 1 if there are defects")
 
     verb = verbs.add_parser("convert", help="turn a checkpoint with detrex's names into a checkpoint folder")
     verb.set_defaults(run=run_convert)
@@ -133,7 +141,7 @@ def run_evaluate(options: argparse.Namespace) -> None:
             )
         detections = list(detect(model, processor, rows, range(len(rows)), options.batch_size, options.num_workers))
         metric = CocoDetectionMetric(category_ids=category_ids(rows), class_names=class_names(rows))
-        truth = references(rows)
+        truth = references(rows, detections)
         metric.add_batch(predictions=detections, references=truth)
         figures = metric.compute()
         if figures["AP50"] < AP50_OF_A_RIDDLE:
@@ -186,6 +194,16 @@ def run_predict(options: argparse.Namespace) -> None:
     _write_json(output / "detections.json", [entries[index] for index in sorted(entries)])
 
 
+def run_check_data(options: argparse.Namespace) -> None:
+    reports = []
+    for split in options.split or list_splits(options.source):
+        reports.append(check_split(options.source, split, DinoDetrConfig().num_queries, reports))
+        print(reports[-1].format() + "\n")
+    print(summarise(reports))
+    if options.strict and any(report.defects for report in reports):
+        sys.exit(1)
+
+
 def run_convert(options: argparse.Namespace) -> None:
     output = Path(options.output)
     if (output / "config.json").exists():
@@ -230,18 +248,26 @@ def _load_rows(dataset: str, split: str) -> Dataset:
     path = Path(dataset)
     if path.suffix == ".json":  # the images are beside it, or the file cannot be evaluated on
         if path.parent.name == "annotations" and path.stem.startswith("instances_"):
-            return load_detection_dataset(str(path.parent.parent), path.stem.removeprefix("instances_"))
+            return _checked_rows(str(path.parent.parent), path.stem.removeprefix("instances_"))
         if path.name == "_annotations.coco.json":
-            return load_detection_dataset(str(path.parent.parent), path.parent.name)
+            return _checked_rows(str(path.parent.parent), path.parent.name)
         raise ValueError(f"where are the images of {path}? Give --dataset their COCO folder and --split")
-    return load_detection_dataset(dataset, split)
+    return _checked_rows(dataset, split)
+
+
+def _checked_rows(dataset: str, split: str) -> Dataset:
+    """The rows that training would evaluate on; what is done to them goes to the terminal."""
+    report = check_split(dataset, split)
+    if report.defects:
+        print(report.format(), file=sys.stderr)
+    return report.rows
 
 
 def _annotations(dataset: str, split: str) -> dict:
     """COCO annotations of a file as they are, or of a data set."""
     if dataset.endswith(".json"):
         return _read_json(dataset)
-    rows = load_detection_dataset(dataset, split).remove_columns("image")
+    rows = _checked_rows(dataset, split).remove_columns("image")
     ids, names = category_ids(rows), class_names(rows)
     annotations = []
     for row in rows:
