@@ -4,6 +4,7 @@ import argparse
 import errno
 import json
 import sys
+import textwrap
 from dataclasses import fields
 from pathlib import Path
 
@@ -87,6 +88,24 @@ def build_parser() -> argparse.ArgumentParser:
     verb = verbs.add_parser("replay", help="run the step again at which a run met a number that is not finite")
     verb.set_defaults(run=run_replay)
     verb.add_argument("dump", metavar="DUMP", type=Path, help="folder that the run left, nonfinite/step-<N>")
+
+    verb = verbs.add_parser("benchmark", help="seconds and memory of a training step, as a table")
+    verb.set_defaults(run=run_benchmark)
+    verb.add_argument(
+        "--backbones", nargs="+", default=["vit-s", "vit-b"], metavar="BACKBONE",
+        help="vit-s, vit-b, vit-l, vit-g (random weights); a folder, Hub id or timm:<name> (default: vit-s vit-b)",
+    )  # fmt: skip
+    verb.add_argument(
+        "--precisions", nargs="+", default=["fp32", "bf16"], choices=["fp32", "bf16", "fp16"],
+        help="fp16 needs a GPU (default: fp32 bf16)",
+    )  # fmt: skip
+    verb.add_argument("--batch_sizes", nargs="+", type=int, default=[1, 2], metavar="N", help="(default: 1 2)")
+    verb.add_argument("--image_size", nargs=2, type=int, default=[640, 640], metavar=("H", "W"), help="in pixels (640)")
+    verb.add_argument("--gradient_checkpointing", action="store_true", help="add rows with it beside those without")
+    verb.add_argument("--compile", action="store_true", help="add rows with torch.compile beside those without")
+    verb.add_argument("--steps", type=int, default=5, help="steps of which the median is taken (default: 5)")
+    verb.add_argument("--warmup", type=int, default=2, help="steps before those (default: 2)")
+    verb.add_argument("--output", metavar="DIR", help="write benchmark.json, benchmark.md and benchmark.png here")
     return parser
 
 
@@ -182,12 +201,19 @@ def run_replay(options: argparse.Namespace) -> None:
     sys.exit(0 if finite else 1)
 
 
+def run_benchmark(options: argparse.Namespace) -> None:
+    from .benchmark import run_benchmark as measure  # no other verb needs it
+
+    measure(**{name: value for name, value in vars(options).items() if name != "run"})
+
+
 def _train_help() -> str:
     inherited = {f.name for f in fields(TrainingArguments)}
     lines = ["usage: dino-detr train RECIPE.yaml [--option value ...]", "", "options, in the recipe or here:"]
     for option in fields(DinoDetrTrainingArguments):
-        if option.name not in inherited:
-            lines.append(f"  --{option.name:<20} {option.metadata['help']}")
+        if option.name not in inherited and option.init:
+            first, *rest = textwrap.wrap(option.metadata["help"], 90)
+            lines += [f"  --{option.name:<25}{first}", *(" " * 29 + line for line in rest)]
     return "\n".join(
         [*lines, "", "and every field of transformers.TrainingArguments, such as --max_steps, --bf16, --seed"]
     )

@@ -1,6 +1,8 @@
 """Promise 19: every public option of ours changes something when it is flipped."""
 
 import hashlib
+import re
+import sys
 import tempfile
 from dataclasses import fields
 from pathlib import Path
@@ -8,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from launching import RECIPE
+from launching import RECIPE, run
 from tiny import tiny_backbone_config, tiny_detector
 from transformers import AutoBackbone, TrainerControl, TrainingArguments
 
@@ -113,8 +115,10 @@ def flip(data, tmp_path_factory):
     return effects_of
 
 
-def test_every_option_is_tried():
+def test_every_option_is_tried_and_explained():
     assert set(FLIPS) == OURS
+    output = run(sys.executable, "-m", "dino_detr.cli", "train", "--help")
+    assert set(re.findall(r"^  --(\w+) +\S", output, flags=re.M)) == OURS
 
 
 @pytest.mark.parametrize("name", sorted(FLIPS))

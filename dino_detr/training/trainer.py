@@ -3,12 +3,11 @@
 import errno
 import os
 import shutil
-import sys
 import time
 from pathlib import Path
 
 import torch
-from accelerate.utils import broadcast_object_list, gather_object
+from accelerate.utils import DynamoBackend, broadcast_object_list, gather_object
 from safetensors import SafetensorError
 from transformers import ProgressCallback, Trainer
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
@@ -25,8 +24,10 @@ from ..evaluation.detections import detect, references
 from ..matching import NonFinitePredictions
 from ..modeling_dino_detr import DinoDetrForObjectDetection
 from .checkpoints import partial_folder, publish_checkpoint
+from .compilation import compile_layers
 from .early_stopping import EarlyStopping
 from .ema import WeightAverage
+from .memory import peak_memory_mib
 from .nonfinite import StepWatch, spoiled_loss
 from .optimizer import build_optimizer, build_step_schedule
 from .output_dir import checkpoint_size
@@ -35,12 +36,6 @@ from .progress import ProgressBar
 from .sharding import gather, load_optimizer, load_weights, own_class, prepare_sharding, whole_parameters
 from .step import Step, random_state
 from .zero_ap import explain_zero_ap
-
-try:
-    import resource
-except ImportError:  # Windows
-    resource = None
-
 
 logger = logging.get_logger(__name__)
 
@@ -77,6 +72,9 @@ class DetectionTrainer(Trainer):
                 "FSDP trains on GPUs, as fsdp_version 2: take recipes/accelerate/fsdp2.yaml there, ddp.yaml on a CPU"
             )
         vars(self.model.config).pop("use_cache", None)  # Trainer sets it; it would end up in config.json
+        if self.args.torch_compile:  # the layers, not, as accelerate would, everything down to the matcher
+            compile_layers(self.model, backend=self.args.torch_compile_backend, mode=self.args.torch_compile_mode)
+            self.accelerator.state.dynamo_plugin.backend = DynamoBackend.NO
         if not self.args.disable_tqdm:
             self.remove_callback(ProgressCallback)
             self.add_callback(ProgressBar)
@@ -338,7 +336,7 @@ class DetectionTrainer(Trainer):
             logs["learning_rate_backbone"] = min(group["lr"] for group in self.optimizer.param_groups)
             logs["seconds_per_step"] = elapsed / self._steps * self.args.gradient_accumulation_steps
             logs["data_wait_share"] = self._waited / elapsed
-            logs["peak_memory_mib"] = _peak_memory_mib()
+            logs["peak_memory_mib"] = peak_memory_mib()
             self._reset_log()
         super().log(logs, start_time)
 
@@ -419,13 +417,3 @@ def _disk_is_full(fault: Exception, options, model: torch.nn.Module) -> bool:
     if getattr(fault, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(fault):
         return True
     return shutil.disk_usage(options.output_dir).free < checkpoint_size(options, model)
-
-
-def _peak_memory_mib() -> float:
-    """Of the GPU if there is one, else of this process."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 2**20
-    if resource is None:
-        return float("nan")
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**20 if sys.platform == "darwin" else 2**10)
