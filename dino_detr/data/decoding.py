@@ -8,10 +8,14 @@ import torch
 from PIL import Image
 from PIL.ExifTags import Base
 from torch import Tensor
-from torchvision.io import ImageReadMode, decode_jpeg
 from torchvision.transforms.v2.functional import pil_to_tensor
 
 from ..image_processing_dino_detr import upright_rgb
+
+try:
+    from torchvision.io import ImageReadMode, decode_jpeg
+except ImportError:  # torchvision 0.29 announces that it will go
+    decode_jpeg = None
 
 
 def decode_rgb(file: dict) -> Tensor:
@@ -31,8 +35,8 @@ def decode_rgb(file: dict) -> Tensor:
     """
     source = Path(file["path"]).open("rb") if file["bytes"] is None else BytesIO(file["bytes"])
     with source, Image.open(source) as image:  # reads no further than the header
-        upright = image.getexif().get(Base.Orientation, 1) == 1
-        if image.format == "JPEG" and image.mode in ("RGB", "L") and upright:
+        plain = image.format == "JPEG" and image.mode in ("RGB", "L")
+        if decode_jpeg and plain and image.getexif().get(Base.Orientation, 1) == 1:
             source.seek(0)
             with suppress(RuntimeError):  # of a damaged file: Pillow says what it always says of it
                 return decode_jpeg(torch.frombuffer(bytearray(source.read()), dtype=torch.uint8), ImageReadMode.RGB)
