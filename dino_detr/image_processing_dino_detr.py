@@ -186,7 +186,9 @@ def stack_padded(images: list[Tensor], pad_size=None, memory_format=torch.contig
     height, width = (max(image.shape[side] for image in images) for side in (-2, -1))
     if pad_size is not None:
         if pad_size.height < height or pad_size.width < width:
-            raise ValueError(f"pad_size {pad_size.height} x {pad_size.width} is less than an image's {height} x {width}")
+            raise ValueError(
+                f"pad_size {pad_size.height} x {pad_size.width} is less than an image's {height} x {width}"
+            )
         height, width = pad_size.height, pad_size.width
     batch = torch.empty(
         (len(images), images[0].shape[0], height, width),

@@ -76,7 +76,7 @@ def test_every_kind_of_file_is_decoded_as_by_pillow(kind, decoder, tmp_path, mon
 def test_damaged_files_raise_what_pillow_does(tmp_path):
     data = PHOTOGRAPHS[0].read_bytes()
     for damaged in (data[: len(data) // 2], data[:2000], data[:20], b""):
-        with pytest.raises(OSError) as expected:  # noqa: PT011
+        with pytest.raises(OSError) as expected:
             Image.open(io.BytesIO(damaged)).load()
         (tmp_path / "image.jpg").write_bytes(damaged)
         with pytest.raises(type(expected.value)) as found:

@@ -2,7 +2,6 @@
 
 from contextlib import suppress
 from io import BytesIO
-from pathlib import Path
 
 import torch
 from PIL import Image
@@ -33,8 +32,10 @@ def decode_rgb(file: dict) -> Tensor:
     Raises:
         OSError: if it is not an image, or not a whole one.
     """
-    source = Path(file["path"]).open("rb") if file["bytes"] is None else BytesIO(file["bytes"])
-    with source, Image.open(source) as image:  # reads no further than the header
+    with (
+        open(file["path"], "rb") if file["bytes"] is None else BytesIO(file["bytes"]) as source,
+        Image.open(source) as image,  # reads no further than the header
+    ):
         plain = image.format == "JPEG" and image.mode in ("RGB", "L")
         if decode_jpeg and plain and image.getexif().get(Base.Orientation, 1) == 1:
             source.seek(0)
