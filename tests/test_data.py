@@ -8,7 +8,6 @@ import torch
 from datasets import Dataset, load_from_disk
 from PIL import Image
 
-from dino_detr import DinoDetrImageProcessor
 from dino_detr.data import category_ids, class_names, load_detection_dataset
 from dino_detr.data.augmentation import build_augmentation
 from dino_detr.data.samples import TrainingSamples, collate, drop_images_without_boxes
@@ -271,11 +270,12 @@ def test_samples_leave_torchs_generators_alone(samples, monkeypatch):
 def test_collate(samples):
     """A batch is padded, and its boxes, scaled back by hand, are the samples'; one of its images has no box."""
     batch_samples = [samples[i] for i in range(3)]
-    batch = collate(batch_samples, DinoDetrImageProcessor())
-    assert batch["pixel_values"].shape[:2] == (3, 3)
-    for sample, mask, labels in zip(batch_samples, batch["pixel_mask"], batch["labels"]):
+    batch = collate(batch_samples)
+    for sample, pixels, labels in zip(batch_samples, batch["pixel_values"], batch["labels"]):
         height, width = sample["image"].shape[1:]
-        assert mask.sum() == mask[:height, :width].sum() == height * width
+        assert labels["size"].tolist() == labels["orig_size"].tolist() == [height, width]
+        assert torch.equal(pixels[:, :height, :width], sample["image"])
+        assert pixels[:, height:].sum() == pixels[:, :, width:].sum() == 0
         annotations = sample["annotation"]["annotations"]
         assert labels["class_labels"].tolist() == [entry["category_id"] for entry in annotations]
         boxes = torch.tensor([entry["bbox"] for entry in annotations]).reshape(-1, 4)

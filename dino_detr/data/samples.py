@@ -1,12 +1,15 @@
 """Rows become augmented training samples, and samples become batches."""
 
+from functools import cached_property
+
 import numpy as np
 import torch
-from datasets import Dataset
+from datasets import Dataset, Image
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from ..image_processing_dino_detr import upright_rgb
+from ..image_processing_dino_detr import encode_annotation, stack_padded
+from .decoding import decode_rgb
 from .image_files import find_fault
 from .rows import SMALLEST_SIDE
 
@@ -46,6 +49,11 @@ class TrainingSamples(torch.utils.data.Dataset):
     def __len__(self) -> int:
         return len(self.rows)
 
+    @cached_property
+    def _files(self) -> Dataset:
+        """The rows with image files as they are."""
+        return self.rows.cast_column("image", Image(decode=False))
+
     def __getitem__(self, index: int) -> dict:
         unreadable, instead = [], index
         while True:
@@ -59,8 +67,8 @@ class TrainingSamples(torch.utils.data.Dataset):
             instead = (instead + 1) % len(self.rows)
 
     def _make(self, index: int) -> dict:
-        row = self.rows[index]
-        image = tv_tensors.Image(v2.functional.pil_to_tensor(upright_rgb(row["image"])))
+        row = self._files[index]
+        image = tv_tensors.Image(decode_rgb(row["image"]))
         objects = row["objects"]
         size = tuple(image.shape[-2:])
         boxes = tv_tensors.BoundingBoxes(
@@ -122,20 +130,23 @@ def count_objects(rows: Dataset) -> np.ndarray:
     return starts[1:] - starts[:-1]
 
 
-def collate(samples: list[dict], processor) -> dict:
+def collate(samples: list[dict]) -> dict:
     """
-    A batch for the model: `pixel_values`, `pixel_mask`, `labels`; the samples' `noise_seeds`; and `unreadable`, the
-    image files that were skipped.
+    A batch for `DinoDetrImageProcessor.normalize_padded`, which makes the model's of it on the device.
+
+    Returns:
+        `pixel_values` uint8 `[B, 3, H, W]`, RGB, padded with zeros at the right and bottom, channels last in memory;
+        `labels` as the processor gives them; the samples' `noise_seeds`; and `unreadable`, the image files that were
+        skipped.
     """
-    batch = processor(
-        images=[sample["image"] for sample in samples],
-        annotations=[sample["annotation"] for sample in samples],
-        do_resize=False,
-        return_tensors="pt",
-    )
-    noise_seeds = [sample["noise_seed"] for sample in samples]
-    unreadable = [fault for sample in samples for fault in sample["unreadable"]]
-    return {**batch, "noise_seeds": noise_seeds, "unreadable": unreadable}
+    images = [sample["image"] for sample in samples]
+    sizes = [image.shape[-2:] for image in images]
+    return {
+        "pixel_values": stack_padded(images, memory_format=torch.channels_last),
+        "labels": [encode_annotation(sample["annotation"], size, size) for sample, size in zip(samples, sizes)],
+        "noise_seeds": [sample["noise_seed"] for sample in samples],
+        "unreadable": [fault for sample in samples for fault in sample["unreadable"]],
+    }
 
 
 def _areas(boxes: torch.Tensor) -> torch.Tensor:

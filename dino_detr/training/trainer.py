@@ -4,7 +4,6 @@ import errno
 import os
 import shutil
 import time
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -66,7 +65,7 @@ class DetectionTrainer(Trainer):
     """
 
     def __init__(self, processor, **kwargs):
-        super().__init__(processing_class=processor, data_collator=partial(collate, processor=processor), **kwargs)
+        super().__init__(processing_class=processor, data_collator=collate, **kwargs)
         if self.is_fsdp_enabled and self.accelerator.is_fsdp2:
             prepare_sharding(self.model, self.accelerator)
         elif self.is_fsdp_enabled or os.environ.get("ACCELERATE_USE_FSDP") == "true":
@@ -272,13 +271,20 @@ class DetectionTrainer(Trainer):
 
     def get_batch_samples(self, *args, **kwargs):
         started = time.perf_counter()
-        batches = super().get_batch_samples(*args, **kwargs)
+        batches, items = super().get_batch_samples(*args, **kwargs)
         self._waited += time.perf_counter() - started
-        if batches[0]:
-            unreadable = [fault for batch in batches[0] for fault in batch.pop("unreadable")]
-            self._unreadable.name(unreadable)
-            self._step = self._count_boxes(batches[0], len(unreadable))
-        return batches
+        unreadable = [fault for batch in batches for fault in batch.pop("unreadable")]
+        self._unreadable.name(unreadable)
+        batches = [self._normalize(batch) for batch in batches]
+        if batches:
+            self._step = self._count_boxes(batches, len(unreadable))
+        return batches, items
+
+    def _normalize(self, batch: dict) -> dict:
+        """What `collate` made, on the device: with its pixels as the model takes them."""
+        batch = self._prepare_inputs(batch)
+        sizes = torch.stack([label["size"] for label in batch["labels"]])
+        return batch | self.processor.normalize_padded(batch["pixel_values"], sizes)
 
     def _count_boxes(self, batches: list[dict], unreadable: int) -> Step:
         """
