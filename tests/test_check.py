@@ -213,7 +213,7 @@ def test_a_file_that_breaks_is_skipped(samples, tmp_path):
     assert samples[1]["unreadable"] == []
     assert collate([instead, whole[0]], DinoDetrImageProcessor())["unreadable"] == [fault]
     samples.augmentation = None  # what is not the file's fault is not blamed on it
-    with pytest.raises(TypeError):
+    with pytest.raises(TypeError, match="not callable"):
         samples[0]
 
 
