@@ -5,14 +5,13 @@ import json
 import numpy as np
 import pytest
 import torch
-from datasets import Dataset, load_from_disk
+from datasets import load_from_disk
 from PIL import Image
 
 from dino_detr import DinoDetrImageProcessor
 from dino_detr.data import category_ids, class_names, load_detection_dataset
 from dino_detr.data.augmentation import build_augmentation
 from dino_detr.data.samples import TrainingSamples, collate, drop_images_without_boxes
-from dino_detr.data.sampling import AspectGroupedSampler
 
 CATEGORIES = [{"id": 7, "name": "seven"}, {"id": 90, "name": "ninety"}, {"id": 3, "name": "three"}]
 
@@ -308,19 +307,3 @@ def test_collate(samples):
         boxes[:, :2] += boxes[:, 2:] / 2
         torch.testing.assert_close(labels["boxes"] * torch.tensor([width, height, width, height]), boxes)
     assert len(batch["labels"][2]["boxes"]) == 0
-
-
-def test_batches_are_upright_or_not_and_every_sample_comes_once():
-    rows = Dataset.from_dict({"width": [3, 4, 5, 2] * 25, "height": [4, 3, 2, 5] * 25})
-    samples = TrainingSamples(rows, None, seed=1)
-    sampler = AspectGroupedSampler(samples, batch_size=8)
-    orders = []
-    for epoch in (0, 1, 0):
-        samples.set_epoch(epoch)
-        order = list(sampler)
-        assert sorted(order) == list(range(100))
-        batches = [order[start : start + 8] for start in range(0, 100, 8)]
-        mixed = [len({rows["height"][i] > rows["width"][i] for i in batch}) > 1 for batch in batches]
-        assert sum(mixed) <= 1
-        orders.append(order)
-    assert orders[0] == orders[2] != orders[1]

@@ -8,7 +8,7 @@ from transformers import set_seed
 from transformers.utils import logging
 
 from ..data import category_ids, class_names, load_detection_dataset
-from ..data.augmentation import build_augmentation
+from ..data.augmentation import Augmentation, build_augmentation
 from ..data.samples import TrainingSamples, count_objects, drop_images_without_boxes
 from ..hub.cards import write_card
 from ..image_processing_dino_detr import DinoDetrImageProcessor
@@ -33,6 +33,7 @@ def prepare(options: DinoDetrTrainingArguments) -> DetectionTrainer:
         FileNotFoundError, ValueError: for data, weights or options that cannot be trained with.
         OSError: if the run folder cannot be written to, has no room, or holds another run (see `claim_output_dir`).
     """
+    augmentation = augmentation_of(options)
     options.resume_from_checkpoint = claim_output_dir(options)
     set_seed(options.seed)
     train_rows = drop_images_without_boxes(load_detection_dataset(options.dataset, options.train_split))
@@ -54,7 +55,6 @@ def prepare(options: DinoDetrTrainingArguments) -> DetectionTrainer:
     processor = DinoDetrImageProcessor(
         size={"shortest_edge": max(options.image_sizes), "longest_edge": options.max_image_size}
     )
-    augmentation = build_augmentation(options.augmentation, options.image_sizes, options.max_image_size)
     return DetectionTrainer(
         model=model,
         args=options,
@@ -62,6 +62,18 @@ def prepare(options: DinoDetrTrainingArguments) -> DetectionTrainer:
         train_dataset=TrainingSamples(train_rows, augmentation, options.seed),
         eval_dataset=eval_rows,
         callbacks=[RunFolder(options)],
+    )
+
+
+def augmentation_of(options: DinoDetrTrainingArguments) -> Augmentation:
+    return build_augmentation(
+        options.augmentation,
+        options.image_sizes,
+        options.max_image_size,
+        options.horizontal_flip,
+        options.photometric_distort,
+        options.zoom_out,
+        options.iou_crop,
     )
 
 
