@@ -77,7 +77,8 @@ class DinoDetrTrainingArguments(TrainingArguments):
         default="reference", metadata={"help": "`reference`, `large_scale_jitter`, `finetune` or `none`."}
     )
     horizontal_flip: float | None = field(
-        default=None, metadata={"help": "Probability of a flip; this and the next three: by default the augmentation's."}
+        default=None,
+        metadata={"help": "Probability of a flip; this and the next three: by default the augmentation's."},
     )
     photometric_distort: bool | None = field(default=None, metadata={"help": "Distort colours."})
     zoom_out: bool | None = field(default=None, metadata={"help": "Put images on larger canvases."})
