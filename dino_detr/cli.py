@@ -14,15 +14,20 @@ from PIL import Image as PILImage
 from transformers import AutoImageProcessor, AutoModelForObjectDetection, TrainingArguments
 
 from .data import category_ids, class_names, load_detection_dataset
+from .data.augmentation import build_augmentation
 from .data.rows import values_of_objects
+from .data.samples import TrainingSamples, drop_images_without_boxes
 from .evaluation import CocoDetectionMetric, draw_detections, format_table, score_results, to_coco_results
 from .evaluation.detections import detect, references
 from .evaluation.diagnosis import AP50_OF_A_RIDDLE, diagnose
+from .evaluation.pictures import draw_samples
 from .hub import load_reference_checkpoint
 from .image_processing_dino_detr import DinoDetrImageProcessor, upright_rgb
 from .training import DetectionTrainer, DinoDetrTrainingArguments, parse_options, prepare, train
 from .training.nonfinite import NonFinite, replay
+from .training.options import COCO_SIZES
 from .training.preemption import EXIT_STATUS, Preempted
+from .training.run import augmentation_of
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 
@@ -77,6 +82,14 @@ def build_parser() -> argparse.ArgumentParser:
     verb.add_argument("images", metavar="IMAGE", nargs="+", help="image files, or folders of them")
     verb.add_argument("--output", required=True, metavar="DIR", help="folder to write to")
     verb.add_argument("--threshold", type=float, default=0.5, help="least score of a detection (default: 0.5)")
+
+    verb = verbs.add_parser("check-data", help="look at the data as training sees it")
+    verb.set_defaults(run=run_check_data)
+    verb.add_argument("source", metavar="SOURCE", help="COCO folder or `digits`")
+    verb.add_argument("--split", default="train", help="split of the data set (default: train)")
+    verb.add_argument("--show", type=int, metavar="N", help="draw N augmented samples with their boxes")
+    verb.add_argument("--output", default="samples.png", metavar="FILE.png", help="where to (default: samples.png)")
+    verb.add_argument("--recipe", metavar="RECIPE.yaml", help="whose augmentation (default: the reference's)")
 
     verb = verbs.add_parser("convert", help="turn a checkpoint with detrex's names into a checkpoint folder")
     verb.set_defaults(run=run_convert)
@@ -165,6 +178,29 @@ def run_predict(options: argparse.Namespace) -> None:
         }
         print(f"{paths[index]}: {len(kept['scores'])} detections -> {picture}")
     _write_json(output / "detections.json", [entries[index] for index in sorted(entries)])
+
+
+def run_check_data(options: argparse.Namespace) -> None:
+    if options.show is not None:
+        show_samples(options)
+
+
+def show_samples(options: argparse.Namespace) -> None:
+    if options.show < 1:
+        raise ValueError(f"--show {options.show}: at least 1 sample")
+    if Path(options.output).exists():
+        raise FileExistsError(f"{options.output} exists; choose another --output")
+    rows = drop_images_without_boxes(load_detection_dataset(options.source, options.split))
+    if not len(rows):
+        raise ValueError(f"{options.source}: no image of {options.split} has a box to show")
+    augmentation, seed = build_augmentation("reference", COCO_SIZES, 1333), 42
+    if options.recipe:
+        on_any_machine = ["--use_cpu", "true", "--bf16", "false", "--fp16", "false"]
+        recipe = parse_options([options.recipe, *on_any_machine])
+        augmentation, seed = augmentation_of(recipe), recipe.seed
+    samples = TrainingSamples(rows, augmentation, seed)
+    draw_samples(samples, dict(enumerate(class_names(rows))), options.show).save(options.output)
+    print(f"{min(options.show, len(rows))} samples of {options.split} -> {options.output}")
 
 
 def run_convert(options: argparse.Namespace) -> None:

@@ -121,7 +121,7 @@ def test_large_scale_jitter_scales_by_a_tenth_to_two():
     for seed in range(150):
         image, box = draw(augmentation, seed, box=(310, 190, 330, 210))
         assert image.shape == (3, 640, 640)
-        if 0 < box[0] and box[2] < 640 and 0 < box[1] and box[3] < 640:
+        if box[0] > 0 and box[2] < 640 and box[1] > 0 and box[3] < 640:
             scales.append(float(box[2] - box[0]) / 20)
     assert 0.09 < min(scales) < 0.2
     assert 1.8 < max(scales) < 2.01

@@ -118,8 +118,8 @@ class Augmentation:
         """
         Height and width to which a call in the same state of the generator would bring an image.
 
-        Takes microseconds. Zoom-out rounds, which makes a pixel or two; of what an IoU crop leaves only the shortest edge
-        is known, and the size is that of the whole image.
+        Takes microseconds. Zoom-out rounds, which makes a pixel or two; of what an IoU crop leaves only the shortest
+        edge is known, and the size is that of the whole image.
         """
         return self.sizing(*self._shrunk(height, width), torch.rand(_NUM_DRAWS).tolist())[1]
 

@@ -78,7 +78,7 @@ class DinoDetrTrainingArguments(TrainingArguments):
     )
     horizontal_flip: float | None = field(
         default=None,
-        metadata={"help": "Probability of a flip; this and the next three: by default the augmentation's."},
+        metadata={"help": "Probability of a flip; this and the next three: the augmentation's own by default."},
     )
     photometric_distort: bool | None = field(default=None, metadata={"help": "Distort colours."})
     zoom_out: bool | None = field(default=None, metadata={"help": "Put images on larger canvases."})
