@@ -1,8 +1,10 @@
 """Training augmentations, on torchvision's box-aware transforms.
 
-Each is some optional parts (photometric distortion, zoom-out, IoU crop, flip), then a sizing. What is filled around an
-image, by zoom-out or large-scale jitter, has the mean colour and counts as image: boxes are relative to the canvas, and
-`pixel_mask` covers it.
+Each is some optional parts (photometric distortion, zoom-out, IoU crop, flip), then a sizing. What an IoU crop leaves
+is resized to the proportions of the whole image (SSD's is to a square), so that the size of a sample can be told before
+its image is opened, and batches be made of images of one size. What is filled around an image, by zoom-out or
+large-scale jitter, has the mean colour and counts as image: boxes are relative to the canvas, and `pixel_mask` covers
+it.
 """
 
 from collections.abc import Callable
@@ -111,15 +113,14 @@ class Augmentation:
             image, boxes = _apply([_resize(size)], image, boxes)
         for part in self.parts:
             image, boxes = part(image, boxes)
-        steps, _ = self.sizing(*image.shape[-2:], draws)
+        steps, _ = self.sizing(*size, draws)  # of the whole image, which undoes what a crop did to its proportions
         return _apply(steps, image, boxes)
 
     def draw_size(self, height: int, width: int) -> tuple[int, int]:
         """
         Height and width to which a call in the same state of the generator would bring an image.
 
-        Takes microseconds. Zoom-out rounds, which makes a pixel or two; of what an IoU crop leaves only the shortest
-        edge is known, and the size is that of the whole image.
+        Takes microseconds.
         """
         return self.sizing(*self._shrunk(height, width), torch.rand(_NUM_DRAWS).tolist())[1]
 
