@@ -63,7 +63,9 @@ def build_parser() -> argparse.ArgumentParser:
     verb = verbs.add_parser("evaluate", help="COCO's figures of a checkpoint or of a results file")
     verb.set_defaults(run=run_evaluate)
     verb.add_argument("source", metavar="CHECKPOINT_OR_RESULTS.json", help="checkpoint folder, Hub id or COCO results")
-    verb.add_argument("--dataset", required=True, help="COCO folder, `digits`, or a COCO annotation file")
+    verb.add_argument(
+        "--dataset", required=True, help="COCO folder, annotation file, saved data set, Hub id, `digits`"
+    )
     verb.add_argument("--split", default="val", help="split of the data set (default: val)")
     verb.add_argument("--output", metavar="FILE.json", help="write the figures here too")
     verb.add_argument("--predictions", metavar="FILE.json", help="write the detections as COCO results")
@@ -104,7 +106,7 @@ def run_evaluate(options: argparse.Namespace) -> None:
             raise ValueError("--predictions goes with a checkpoint; a results file holds the predictions already")
         figures = score_results(_read_json(options.source), _annotations(options.dataset, options.split))
     else:
-        rows = _load_rows(options.dataset, options.split)
+        rows = load_detection_dataset(options.dataset, options.split)
         model, processor = _load_checkpoint(options.source)
         names = [model.config.id2label[index] for index in range(model.config.num_labels)]
         nameless = names == [f"LABEL_{index}" for index in range(len(class_names(rows)))]  # a converted checkpoint
@@ -198,17 +200,6 @@ def _load_checkpoint(source: str):
         raise FileNotFoundError(f"no checkpoint folder {source}")
     model = AutoModelForObjectDetection.from_pretrained(source).eval()
     return model.to("cuda" if torch.cuda.is_available() else "cpu"), AutoImageProcessor.from_pretrained(source)
-
-
-def _load_rows(dataset: str, split: str) -> Dataset:
-    path = Path(dataset)
-    if path.suffix == ".json":  # the images are beside it, or the file cannot be evaluated on
-        if path.parent.name == "annotations" and path.stem.startswith("instances_"):
-            return load_detection_dataset(str(path.parent.parent), path.stem.removeprefix("instances_"))
-        if path.name == "_annotations.coco.json":
-            return load_detection_dataset(str(path.parent.parent), path.parent.name)
-        raise ValueError(f"where are the images of {path}? Give --dataset their COCO folder and --split")
-    return load_detection_dataset(dataset, split)
 
 
 def _annotations(dataset: str, split: str) -> dict:

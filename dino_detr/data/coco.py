@@ -1,8 +1,4 @@
-"""Folders in COCO's layout, or in Roboflow's export of it.
-
-COCO: `annotations/instances_<split>.json`, images in `<split>/`.
-Roboflow: `<split>/_annotations.coco.json`, images beside it.
-"""
+"""COCO annotation files as rows."""
 
 import json
 from pathlib import Path
@@ -10,24 +6,24 @@ from pathlib import Path
 from datasets import Dataset
 from PIL import Image
 
+from .layouts import find_annotations
 from .rows import detection_features
 
 
 def load_coco_folder(folder: str, split: str) -> Dataset:
-    """Read one split of a folder in either layout.
+    """Read one split of a folder in one of the layouts of `layouts.py`.
 
     Raises:
-        FileNotFoundError: the folder has no such split.
-        As `load_coco_file`.
+        As `find_annotations` and `load_coco_file`.
     """
-    annotation_file = _annotation_file(Path(folder), split)
-    return load_coco_file(annotation_file, Path(folder) / split)
+    return load_coco_file(*find_annotations(Path(folder), split))
 
 
 def load_coco_file(annotation_file: Path, image_folder: Path) -> Dataset:
     """Read an annotation file whose images are in a folder; they stay files and are decoded when a row is read.
 
-    Class indices are the ranks of the category ids of the annotation file, used or not. Images without
+    Class indices are the ranks of the category ids of the annotation file, used or not, but for the dummy that
+    Roboflow exports (`_is_dummy`). Images without
     annotations are kept, and boxes are taken as they are. A missing `area` becomes w * h, a missing `iscrowd`
     0, missing image sizes are read from the images.
 
@@ -50,7 +46,8 @@ def load_coco_file(annotation_file: Path, image_folder: Path) -> Dataset:
             "Put them there, or remove them from the annotation file."
         )
 
-    ids = sorted(categories)
+    labelled = {annotation.get("category_id") for annotation in content["annotations"]}
+    ids = sorted(id_ for id_ in categories if id_ in labelled or not _is_dummy(id_, categories))
     class_index = {category_id: index for index, category_id in enumerate(ids)}
     objects = {image_id: {"id": [], "bbox": [], "category": [], "area": [], "iscrowd": []} for image_id in images}
     for position, annotation in enumerate(content["annotations"]):
@@ -77,7 +74,7 @@ def load_coco_file(annotation_file: Path, image_folder: Path) -> Dataset:
     sizes = {
         image_id: (image["width"], image["height"])
         if image.get("width") and image.get("height")
-        else _upright_size(paths[image_id])
+        else upright_size(paths[image_id])
         for image_id, image in images.items()
     }
     columns = {
@@ -89,18 +86,6 @@ def load_coco_file(annotation_file: Path, image_folder: Path) -> Dataset:
     }
     names = [str(categories[category_id]["name"]) for category_id in ids]
     return Dataset.from_dict(columns, features=detection_features(names, ids))
-
-
-def _annotation_file(folder: Path, split: str) -> Path:
-    candidates = {path.parent.name: path for path in folder.glob("*/_annotations.coco.json")}
-    candidates |= {path.stem.removeprefix("instances_"): path for path in folder.glob("annotations/instances_*.json")}
-    if split not in candidates:
-        found = f"it has {', '.join(sorted(candidates))}" if candidates else "it has none"
-        raise FileNotFoundError(
-            f"{folder} has no split {split!r}; {found}. A split is annotations/instances_<split>.json with images "
-            "in <split>/ (COCO), or <split>/_annotations.coco.json with images beside it (Roboflow)."
-        )
-    return candidates[split]
 
 
 def _read_json(annotation_file: Path) -> dict:
@@ -127,15 +112,31 @@ def _by_id(content: dict, key: str, fields: tuple[str, ...], annotation_file: Pa
     return entries
 
 
+def _is_dummy(category_id, categories: dict[int, dict]) -> bool:
+    """Whether a category is the one that Roboflow puts before a project's classes: id 0, supercategory of them all."""
+    name = categories[category_id]["name"]
+    others = [category for other, category in categories.items() if other != category_id]
+    return (
+        category_id == 0
+        and categories[category_id].get("supercategory") == "none"
+        and bool(others)
+        and all(category.get("supercategory") == name for category in others)
+    )
+
+
 def _require(entry: dict, fields: tuple[str, ...], where: str) -> None:
     for field in fields:
         if field not in entry:
             raise ValueError(f"{where} has no {field!r}.")
 
 
-def _upright_size(path: str) -> tuple[int, int]:
-    """Width and height in pixels of an image turned as its EXIF orientation says, without decoding its pixels."""
-    with Image.open(path) as image:
+def upright_size(file) -> tuple[int, int]:
+    """Width and height in pixels of an image turned as its EXIF orientation says, without decoding its pixels.
+
+    Args:
+        file: a path or a file object.
+    """
+    with Image.open(file) as image:
         width, height = image.size
         turned_sideways = image.getexif().get(0x0112, 1) >= 5  # EXIF orientations 5 to 8
     return (height, width) if turned_sideways else (width, height)

@@ -35,6 +35,11 @@ def prepare(options: DinoDetrTrainingArguments) -> DetectionTrainer:
     """
     options.resume_from_checkpoint = claim_output_dir(options)
     set_seed(options.seed)
+    if Path(options.dataset).is_file() and options.train_split != options.eval_split:
+        raise ValueError(
+            f"{options.dataset} is one split, to train on or to evaluate on: put files of both, "
+            f"{options.train_split}.json and {options.eval_split}.json, into a folder and give that as dataset"
+        )
     train_rows = drop_images_without_boxes(load_detection_dataset(options.dataset, options.train_split))
     if not len(train_rows):
         raise ValueError(f"{options.dataset}: no image of {options.train_split} has a box to learn from")
