@@ -14,6 +14,8 @@ from PIL import Image as PILImage
 from transformers import AutoImageProcessor, AutoModelForObjectDetection, TrainingArguments
 
 from .data import category_ids, class_names, load_detection_dataset
+from .data.foreign import IMAGE_SUFFIXES
+from .data.importing import READERS, import_data
 from .data.rows import values_of_objects
 from .evaluation import CocoDetectionMetric, draw_detections, format_table, score_results, to_coco_results
 from .evaluation.detections import detect, references
@@ -24,7 +26,7 @@ from .training import DetectionTrainer, DinoDetrTrainingArguments, parse_options
 from .training.nonfinite import NonFinite, replay
 from .training.preemption import EXIT_STATUS, Preempted
 
-IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
+NUM_PROBLEMS_SHOWN = 10
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -63,9 +65,7 @@ def build_parser() -> argparse.ArgumentParser:
     verb = verbs.add_parser("evaluate", help="COCO's figures of a checkpoint or of a results file")
     verb.set_defaults(run=run_evaluate)
     verb.add_argument("source", metavar="CHECKPOINT_OR_RESULTS.json", help="checkpoint folder, Hub id or COCO results")
-    verb.add_argument(
-        "--dataset", required=True, help="COCO folder, annotation file, saved data set, Hub id, `digits`"
-    )
+    verb.add_argument("--dataset", required=True, help="COCO folder, annotation file, saved data set, Hub id, `digits`")
     verb.add_argument("--split", default="val", help="split of the data set (default: val)")
     verb.add_argument("--output", metavar="FILE.json", help="write the figures here too")
     verb.add_argument("--predictions", metavar="FILE.json", help="write the detections as COCO results")
@@ -85,6 +85,14 @@ def build_parser() -> argparse.ArgumentParser:
     verb.add_argument("state_dict", metavar="STATE_DICT", help=".safetensors, or a torch file that needs no pickle")
     verb.add_argument("--reference-config", required=True, metavar="CONFIG.json", help="the reference's values")
     verb.add_argument("--output", required=True, metavar="DIR", help="folder to write to")
+
+    verb = verbs.add_parser("import-data", help="turn YOLO or VOC data into a COCO folder")
+    verb.set_defaults(run=run_import_data)
+    verb.add_argument("form", choices=list(READERS), help="the form of the data")
+    verb.add_argument("source", metavar="SOURCE", type=Path, help="its folder, or YOLO's data.yaml")
+    verb.add_argument("--output", required=True, metavar="COCO_FOLDER", type=Path, help="new folder to write to")
+    verb.add_argument("--val_share", type=float, help="part of the images to set aside as val, if there is no val yet")
+    verb.add_argument("--strict", action="store_true", help="what cannot be read is an error")
 
     verb = verbs.add_parser("replay", help="run the step again at which a run met a number that is not finite")
     verb.set_defaults(run=run_replay)
@@ -176,6 +184,21 @@ def run_convert(options: argparse.Namespace) -> None:
     load_reference_checkpoint(options.state_dict, options.reference_config).save_pretrained(output)
     DinoDetrImageProcessor().save_pretrained(output)
     print(f"{options.state_dict} -> {output}")
+
+
+def run_import_data(options: argparse.Namespace) -> None:
+    data = import_data(options.form, options.source, options.output, options.val_share, options.strict)
+    for note in data.notes:
+        print(f"Note: {note}")
+    for split, images in data.splits.items():
+        print(f"{split}: {len(images)} images, {sum(len(image.objects) for image in images)} boxes")
+    print(f"{len(data.names)} classes: {', '.join(data.names.values())}")
+    if data.problems:
+        shown = [f"  {problem}" for problem in data.problems[:NUM_PROBLEMS_SHOWN]]
+        rest = len(data.problems) - len(shown)
+        shown += [f"  and {rest} more"] if rest else []
+        print("\n".join([f"{len(data.problems)} problems, all of them in {options.output / 'problems.txt'}:", *shown]))
+    print(f"{options.source} -> {options.output}")
 
 
 def run_replay(options: argparse.Namespace) -> None:
