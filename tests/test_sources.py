@@ -379,6 +379,12 @@ def test_hub_ids(monkeypatch, plain):
     assert asked == [("someone/cells-2.0", None), ("someone/cells-2.0", "small")]
 
 
+def test_one_file_is_not_trained_and_evaluated_on(data, recipe, tmp_path):
+    file = data / "annotations" / "instances_train.json"
+    with pytest.raises(SystemExit, match=r"instances_train.json is one split.* train.json and val.json, into a folder"):
+        cli.main(["train", str(recipe), "--dataset", str(file), "--output_dir", str(tmp_path / "run")])
+
+
 @pytest.mark.parametrize("source", ["nowhere", "/no/where", "./no/where", "a/b/c", "missing.json", "../b"])
 def test_what_is_no_source(source):
     with pytest.raises(ValueError, match="No data set"):
