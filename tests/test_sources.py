@@ -378,6 +378,13 @@ def test_hub_ids(monkeypatch, plain):
         assert_same_rows(load_detection_dataset(source, "train"), ids=[0, 1, 2], image_ids=[0, 1, 2])
     assert asked == [("someone/cells-2.0", None), ("someone/cells-2.0", "small")]
 
+    def fail(*arguments):
+        raise ConnectionError("no network")
+
+    monkeypatch.setattr("dino_detr.data.hub_datasets.load_dataset", fail)
+    with pytest.raises(OSError, match="no folder data/coco here, and as a data set of the Hub: no network"):
+        load_detection_dataset("data/coco", "train")
+
 
 def test_one_file_is_not_trained_and_evaluated_on(data, recipe, tmp_path):
     file = data / "annotations" / "instances_train.json"

@@ -52,8 +52,8 @@ def load_hub_dataset(source: str, split: str) -> Dataset:
         split: its name, or a part of it in the notation of `datasets`, such as `train[:90%]`.
 
     Raises:
-        FileNotFoundError: there is no such split, or no such data set on the Hub.
-        ConnectionError: the Hub cannot be reached.
+        FileNotFoundError: there is no such split.
+        OSError: there is no such data set on the Hub, or the Hub cannot be reached.
         ValueError: the columns are not as they must be (see `detection_rows`).
     """
     splits = _load_splits(source)
@@ -130,7 +130,10 @@ def _load_splits(source: str) -> DatasetDict:
     if folder.exists():
         return load_dataset(str(folder))
     name, _, configuration = source.partition(":")
-    return load_dataset(name, configuration or None)
+    try:
+        return load_dataset(name, configuration or None)
+    except OSError as error:
+        raise OSError(f"There is no folder {source} here, and as a data set of the Hub: {error}") from error
 
 
 def _write_stream(stream: IterableDataset) -> Dataset:
