@@ -4,6 +4,7 @@ import argparse
 import errno
 import json
 import sys
+import textwrap
 from dataclasses import fields
 from pathlib import Path
 
@@ -13,8 +14,10 @@ from huggingface_hub.errors import StrictDataclassError
 from PIL import Image as PILImage
 from transformers import AutoImageProcessor, AutoModelForObjectDetection, TrainingArguments
 
-from .data import category_ids, class_names, load_detection_dataset
-from .data.foreign import IMAGE_SUFFIXES
+from .configuration_dino_detr import DinoDetrConfig
+from .data import category_ids, class_names, list_splits
+from .data.check import check_split, summarise
+from .data.image_files import IMAGE_SUFFIXES
 from .data.importing import READERS, import_data
 from .data.rows import values_of_objects
 from .evaluation import CocoDetectionMetric, draw_detections, format_table, score_results, to_coco_results
@@ -25,6 +28,7 @@ from .image_processing_dino_detr import DinoDetrImageProcessor, upright_rgb
 from .training import DetectionTrainer, DinoDetrTrainingArguments, parse_options, prepare, train
 from .training.nonfinite import NonFinite, replay
 from .training.preemption import EXIT_STATUS, Preempted
+from .training.unreadable import TooManyUnreadable
 
 NUM_PROBLEMS_SHOWN = 10
 
@@ -49,7 +53,7 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"dino-detr: stopped by a signal at step {trainer.state.global_step}; go on with the same command and "
               "--resume_from_checkpoint latest", file=sys.stderr)  # fmt: skip
         sys.exit(EXIT_STATUS)
-    except NonFinite as error:
+    except (NonFinite, TooManyUnreadable) as error:
         sys.exit(f"dino-detr: {error}\n")  # in one write: other processes say theirs
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
@@ -80,6 +84,12 @@ def build_parser() -> argparse.ArgumentParser:
     verb.add_argument("--output", required=True, metavar="DIR", help="folder to write to")
     verb.add_argument("--threshold", type=float, default=0.5, help="least score of a detection (default: 0.5)")
 
+    verb = verbs.add_parser("check-data", help="what is wrong with a data set, by file name, and what is done about it")
+    verb.set_defaults(run=run_check_data)
+    verb.add_argument("source", metavar="SOURCE", help="as --dataset of training: a COCO folder, say")
+    verb.add_argument("--split", action="append", help="split to check (default: all; may be repeated)")
+    verb.add_argument("--strict", action="store_true", help="exit with status 1 if there are defects")
+
     verb = verbs.add_parser("convert", help="turn a checkpoint with detrex's names into a checkpoint folder")
     verb.set_defaults(run=run_convert)
     verb.add_argument("state_dict", metavar="STATE_DICT", help=".safetensors, or a torch file that needs no pickle")
@@ -97,6 +107,24 @@ def build_parser() -> argparse.ArgumentParser:
     verb = verbs.add_parser("replay", help="run the step again at which a run met a number that is not finite")
     verb.set_defaults(run=run_replay)
     verb.add_argument("dump", metavar="DUMP", type=Path, help="folder that the run left, nonfinite/step-<N>")
+
+    verb = verbs.add_parser("benchmark", help="seconds and memory of a training step, as a table")
+    verb.set_defaults(run=run_benchmark)
+    verb.add_argument(
+        "--backbones", nargs="+", default=["vit-s", "vit-b"], metavar="BACKBONE",
+        help="vit-s, vit-b, vit-l, vit-g (random weights); a folder, Hub id or timm:<name> (default: vit-s vit-b)",
+    )  # fmt: skip
+    verb.add_argument(
+        "--precisions", nargs="+", default=["fp32", "bf16"], choices=["fp32", "bf16", "fp16"],
+        help="fp16 needs a GPU (default: fp32 bf16)",
+    )  # fmt: skip
+    verb.add_argument("--batch_sizes", nargs="+", type=int, default=[1, 2], metavar="N", help="(default: 1 2)")
+    verb.add_argument("--image_size", nargs=2, type=int, default=[640, 640], metavar=("H", "W"), help="in pixels (640)")
+    verb.add_argument("--gradient_checkpointing", action="store_true", help="add rows with it beside those without")
+    verb.add_argument("--compile", action="store_true", help="add rows with torch.compile beside those without")
+    verb.add_argument("--steps", type=int, default=5, help="steps of which the median is taken (default: 5)")
+    verb.add_argument("--warmup", type=int, default=2, help="steps before those (default: 2)")
+    verb.add_argument("--output", metavar="DIR", help="write benchmark.json, benchmark.md and benchmark.png here")
     return parser
 
 
@@ -114,7 +142,7 @@ def run_evaluate(options: argparse.Namespace) -> None:
             raise ValueError("--predictions goes with a checkpoint; a results file holds the predictions already")
         figures = score_results(_read_json(options.source), _annotations(options.dataset, options.split))
     else:
-        rows = load_detection_dataset(options.dataset, options.split)
+        rows = _checked_rows(options.dataset, options.split)
         model, processor = _load_checkpoint(options.source)
         names = [model.config.id2label[index] for index in range(model.config.num_labels)]
         nameless = names == [f"LABEL_{index}" for index in range(len(class_names(rows)))]  # a converted checkpoint
@@ -124,7 +152,7 @@ def run_evaluate(options: argparse.Namespace) -> None:
             )
         detections = list(detect(model, processor, rows, range(len(rows)), options.batch_size, options.num_workers))
         metric = CocoDetectionMetric(category_ids=category_ids(rows), class_names=class_names(rows))
-        truth = references(rows)
+        truth = references(rows, detections)
         metric.add_batch(predictions=detections, references=truth)
         figures = metric.compute()
         if figures["AP50"] < AP50_OF_A_RIDDLE:
@@ -177,6 +205,16 @@ def run_predict(options: argparse.Namespace) -> None:
     _write_json(output / "detections.json", [entries[index] for index in sorted(entries)])
 
 
+def run_check_data(options: argparse.Namespace) -> None:
+    reports = []
+    for split in options.split or list_splits(options.source):
+        reports.append(check_split(options.source, split, DinoDetrConfig().num_queries, reports))
+        print(reports[-1].format() + "\n")
+    print(summarise(reports))
+    if options.strict and any(report.defects for report in reports):
+        sys.exit(1)
+
+
 def run_convert(options: argparse.Namespace) -> None:
     output = Path(options.output)
     if (output / "config.json").exists():
@@ -207,12 +245,19 @@ def run_replay(options: argparse.Namespace) -> None:
     sys.exit(0 if finite else 1)
 
 
+def run_benchmark(options: argparse.Namespace) -> None:
+    from .benchmark import run_benchmark as measure  # no other verb needs it
+
+    measure(**{name: value for name, value in vars(options).items() if name != "run"})
+
+
 def _train_help() -> str:
     inherited = {f.name for f in fields(TrainingArguments)}
     lines = ["usage: dino-detr train RECIPE.yaml [--option value ...]", "", "options, in the recipe or here:"]
     for option in fields(DinoDetrTrainingArguments):
-        if option.name not in inherited:
-            lines.append(f"  --{option.name:<20} {option.metadata['help']}")
+        if option.name not in inherited and option.init:
+            first, *rest = textwrap.wrap(option.metadata["help"], 90)
+            lines += [f"  --{option.name:<25}{first}", *(" " * 29 + line for line in rest)]
     return "\n".join(
         [*lines, "", "and every field of transformers.TrainingArguments, such as --max_steps, --bf16, --seed"]
     )
@@ -225,11 +270,19 @@ def _load_checkpoint(source: str):
     return model.to("cuda" if torch.cuda.is_available() else "cpu"), AutoImageProcessor.from_pretrained(source)
 
 
+def _checked_rows(dataset: str, split: str) -> Dataset:
+    """The rows that training would evaluate on; what is done to them goes to the terminal."""
+    report = check_split(dataset, split)
+    if report.defects:
+        print(report.format(), file=sys.stderr)
+    return report.rows
+
+
 def _annotations(dataset: str, split: str) -> dict:
     """COCO annotations of a file as they are, or of a data set."""
     if dataset.endswith(".json"):
         return _read_json(dataset)
-    rows = load_detection_dataset(dataset, split).remove_columns("image")
+    rows = _checked_rows(dataset, split).remove_columns("image")
     ids, names = category_ids(rows), class_names(rows)
     annotations = []
     for row in rows:

@@ -8,7 +8,6 @@ import torch
 from datasets import Dataset, load_from_disk
 from PIL import Image
 
-from dino_detr import DinoDetrImageProcessor
 from dino_detr.data import category_ids, class_names, load_detection_dataset
 from dino_detr.data.augmentation import build_augmentation
 from dino_detr.data.samples import TrainingSamples, collate, drop_images_without_boxes
@@ -114,20 +113,6 @@ def test_a_missing_list_is_named(write_folder, content, field):
         load_detection_dataset(str(folder), "train")
 
 
-@pytest.mark.parametrize(
-    ("damage", "message"),
-    [
-        ({"category_id": 8}, r"annotations\[0\] \(id 1\) is of unknown category_id 8; .*\[3, 7, 90\]"),
-        ({"image_id": 99}, r"annotations\[0\] \(id 1\) is of unknown image_id 99"),
-        ({"bbox": [1, 2, 3]}, r"annotations\[0\] \(id 1\) has bbox \[1, 2, 3\]"),
-    ],
-)
-def test_a_damaged_annotation_is_named(write_folder, content, damage, message):
-    content["annotations"][0].update(damage)
-    with pytest.raises(ValueError, match=rf"instances_train.json: {message}"):
-        load_detection_dataset(str(write_folder(content)), "train")
-
-
 def test_missing_things_are_named(write_folder, content, tmp_path):
     folder = write_folder(content)
     with pytest.raises(FileNotFoundError, match=r"no split 'val'; it has train"):
@@ -135,9 +120,9 @@ def test_missing_things_are_named(write_folder, content, tmp_path):
     with pytest.raises(ValueError, match=r"No data set '.*nowhere'"):
         load_detection_dataset(str(tmp_path / "nowhere"), "train")
 
-    for name in ("ten.png", "five.png"):
+    for name in ("ten.png", "four.png", "five.png"):
         (folder / "train" / name).unlink()
-    with pytest.raises(FileNotFoundError, match=r"instances_train.json names .*ten.png and 1 others"):
+    with pytest.raises(FileNotFoundError, match=r"instances_train.json names 'ten.png', which is in none of"):
         load_detection_dataset(str(folder), "train")
 
     (folder / "annotations" / "instances_train.json").write_text('{"images": [')
@@ -154,7 +139,7 @@ def test_missing_sizes_are_of_the_upright_image(write_folder, content):
     assert (row["width"], row["height"]) == row["image"].size == (40, 60)
 
 
-@pytest.mark.parametrize(("split", "num_images", "num_boxes"), [("train", 205, 2805), ("val", 87, 1138)])
+@pytest.mark.parametrize(("split", "num_images", "num_boxes"), [("train", 205, 2804), ("val", 87, 1137)])
 def test_bccd(bccd, split, num_images, num_boxes):
     rows = load_detection_dataset(str(bccd), split)
     content = json.loads((bccd / "annotations" / f"instances_{split}.json").read_text())
@@ -163,6 +148,7 @@ def test_bccd(bccd, split, num_images, num_boxes):
     expected = {
         (entry["id"], entry["image_id"], names[entry["category_id"]], *entry["bbox"])
         for entry in content["annotations"]
+        if min(entry["bbox"][2:]) > 0  # one of each split has no size
     }
     found = [
         (id_, row["image_id"], class_names(rows)[category], *bbox)
@@ -196,19 +182,6 @@ def test_a_sample_without_augmentation_is_the_row(write_folder, content, plain):
     assert sample["annotation"]["image_id"] == 10
     assert first == {"bbox": [1, 2, 30, 20], "category_id": 2, "area": 100.5, "iscrowd": 0}
     assert second["bbox"] == [50, 30, 10, 10]
-
-
-@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK", "I;16"])
-def test_images_of_every_mode_become_rgb(write_folder, content, plain, mode):
-    """One grey level, halfway up, in whatever mode the file has."""
-    folder = write_folder(content)
-    grey = np.full((40, 60), 128, dtype=np.uint8)
-    image = Image.fromarray(grey.astype(np.uint16) * 257) if mode == "I;16" else Image.fromarray(grey).convert(mode)
-    image.save(folder / "train" / "ten.png", format="TIFF" if mode == "CMYK" else "PNG")
-    assert Image.open(folder / "train" / "ten.png").mode == mode
-    sample = TrainingSamples(load_detection_dataset(str(folder), "train"), plain, seed=0)[0]
-    assert sample["image"].shape == (3, 40, 60)
-    assert (sample["image"] == 128).all()
 
 
 def test_images_without_boxes_are_dropped_unopened(write_folder, content):
@@ -297,11 +270,12 @@ def test_samples_leave_torchs_generators_alone(samples, monkeypatch):
 def test_collate(samples):
     """A batch is padded, and its boxes, scaled back by hand, are the samples'; one of its images has no box."""
     batch_samples = [samples[i] for i in range(3)]
-    batch = collate(batch_samples, DinoDetrImageProcessor())
-    assert batch["pixel_values"].shape[:2] == (3, 3)
-    for sample, mask, labels in zip(batch_samples, batch["pixel_mask"], batch["labels"]):
+    batch = collate(batch_samples)
+    for sample, pixels, labels in zip(batch_samples, batch["pixel_values"], batch["labels"]):
         height, width = sample["image"].shape[1:]
-        assert mask.sum() == mask[:height, :width].sum() == height * width
+        assert labels["size"].tolist() == labels["orig_size"].tolist() == [height, width]
+        assert torch.equal(pixels[:, :height, :width], sample["image"])
+        assert pixels[:, height:].sum() == pixels[:, :, width:].sum() == 0
         annotations = sample["annotation"]["annotations"]
         assert labels["class_labels"].tolist() == [entry["category_id"] for entry in annotations]
         boxes = torch.tensor([entry["bbox"] for entry in annotations]).reshape(-1, 4)

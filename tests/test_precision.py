@@ -65,8 +65,7 @@ def test_bf16_is_near_float32(recipe, tmp_path, monkeypatch):
     for precision in ("float32", "bf16"):
         options = [recipe, *SHORT, "--bf16", str(precision == "bf16").lower(), "--output_dir", tmp_path / precision]
         trainer = prepare(parse_options([str(part) for part in options]))
-        batch = next(iter(trainer.get_train_dataloader()))
-        trainer._step_boxes = trainer._count_boxes([batch])
+        (batch,), _ = trainer.get_batch_samples(iter(trainer.get_train_dataloader()), 1, trainer.args.device)
         model = trainer.accelerator.prepare(trainer.model).train()
         seen.clear()
         loss, outputs = trainer.compute_loss(model, dict(batch), return_outputs=True)
@@ -110,7 +109,7 @@ def never_better(monkeypatch):
     """Evaluations whose AP (of the average, too) falls from the second on."""
     score = DetectionTrainer._score
 
-    def falling(self, rows):
+    def falling(self, rows, **kwargs):
         figures = score(self, rows)
         return figures | {"AP": 0.5 - 0.01 * abs(self.state.global_step - 2)}
 

@@ -9,16 +9,17 @@ from pathlib import Path
 from datasets import Dataset
 
 from .coco import load_coco_file, load_coco_folder
-from .digits import load_digits_scenes
-from .hub_datasets import detection_rows, is_saved_dataset, load_hub_dataset
+from .digits import NUM_SCENES, load_digits_scenes
+from .findings import Findings
+from .hub_datasets import detection_rows, is_saved_dataset, list_hub_splits, load_hub_dataset
 from .layouts import annotation_files, find_annotations
 from .rows import category_ids, class_names
 from .shared_rows import share_rows
 
-__all__ = ["category_ids", "class_names", "detection_rows", "load_detection_dataset"]
+__all__ = ["category_ids", "class_names", "detection_rows", "list_splits", "load_detection_dataset"]
 
 
-def load_detection_dataset(source: str, split: str) -> Dataset:
+def load_detection_dataset(source: str, split: str, findings: Findings | None = None) -> Dataset:
     """Load one split of a detection data set; the rows are described in `rows.py`.
 
     Args:
@@ -33,9 +34,10 @@ def load_detection_dataset(source: str, split: str) -> Dataset:
             What exists as a file or folder is that; a folder that is itself called digits is `./digits`.
         split: any that the source has; `val` also finds `valid`, `validation` or `val2017`, and says so. Of the last
             two sources also a part, `train[:90%]`.
+        findings: gets what is left out or filled in reading annotation files. `check_split` says more.
 
     Raises:
-        FileNotFoundError: there is no such split, or images are missing.
+        FileNotFoundError: there is no such split, or none of the images.
         ValueError: the source is none of the above, or an annotation file or the columns are not as they must be.
         OSError: the Hub has no such data set or cannot be reached.
     """
@@ -44,19 +46,45 @@ def load_detection_dataset(source: str, split: str) -> Dataset:
         if source == "digits":
             return _share(load_digits_scenes(split))
         if path.is_file() and path.suffix == ".json":
-            return _share(load_coco_file(*find_annotations(path, split)))
+            return _share(load_coco_file(*find_annotations(path, split), findings))
         if path.is_dir() and annotation_files(path):
-            return _share(load_coco_folder(path, split))
-    # what `datasets` saved is read from its own memory-mapped files
-    if is_saved_dataset(path) or (not path.exists() and re.fullmatch(r"[\w-][\w.-]*/[\w.-]+(:[^/\\]+)?", source)):
+            return _share(load_coco_folder(path, split, findings))
+    if _is_for_datasets(source, path):  # read from its own memory-mapped files
         return load_hub_dataset(source, split)
-    if path.is_dir():
-        raise ValueError(
+    raise _unknown(source)
+
+
+def list_splits(source: str) -> list[str]:
+    """The splits of a data set, as `load_detection_dataset` takes both; an annotation file is one, of its own name.
+
+    Raises:
+        ValueError, OSError: as `load_detection_dataset`.
+    """
+    source, path = str(source), Path(source).expanduser()
+    if source == "digits":
+        return list(NUM_SCENES)
+    if path.is_file() and path.suffix == ".json":
+        return [path.stem.removeprefix("instances_")]
+    if path.is_dir() and (files := annotation_files(path)):
+        return sorted(files)
+    if _is_for_datasets(source, path):
+        return list_hub_splits(source)
+    raise _unknown(source)
+
+
+def _is_for_datasets(source: str, path: Path) -> bool:
+    like_an_id = re.fullmatch(r"[\w-][\w.-]*/[\w.-]+(:[^/\\]+)?", source)
+    return is_saved_dataset(path) or (like_an_id is not None and not path.exists())
+
+
+def _unknown(source: str) -> ValueError:
+    if Path(source).expanduser().is_dir():
+        return ValueError(
             f"No data set in {source}: it needs annotations/instances_<split>.json with images in <split>/ (COCO), "
             "<split>/_annotations.coco.json with images beside it (Roboflow), or what datasets saved. `dino-detr "
             "import-data` makes a COCO folder of YOLO or VOC data."
         )
-    raise ValueError(
+    return ValueError(
         f"No data set {source!r}: there is no such folder or .json file, it does not look like a data set on the Hub "
         "(user/name), and the only built-in data set is 'digits'."
     )

@@ -8,6 +8,7 @@ if there are, `area`, `iscrowd` or `is_crowd`, `id` or `bbox_id`.
 import io
 import json
 import re
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +30,7 @@ from datasets import (
 )
 from transformers.utils import logging
 
-from .coco import upright_size
+from .image_files import read_upright_size
 from .rows import detection_features
 from .shared_rows import share_rows
 from .splits import choose_split
@@ -68,6 +69,11 @@ def load_hub_dataset(source: str, split: str) -> Dataset:
     # Taken of the rows, so that images without an id of their own have different ones in different parts.
     (span,) = ReadInstruction.from_spec(name + part).to_absolute({name: len(rows)})
     return rows.select(range(span.from_ or 0, len(rows) if span.to is None else span.to))
+
+
+def list_hub_splits(source: str) -> list[str]:
+    """The splits of a source that `load_hub_dataset` takes, which fetches it."""
+    return list(_load_splits(source))
 
 
 def detection_rows(dataset: Dataset | IterableDataset, others: list[Dataset] = ()) -> Dataset:
@@ -256,21 +262,17 @@ def _image_ids(dataset: Dataset) -> np.ndarray:
 
 
 def _sizes(dataset: Dataset) -> np.ndarray:
-    """Width and height, int64 `[rows, 2]`."""
+    """Width and height, int64 `[rows, 2]`; 0 where neither the columns nor the images say."""
     sizes = np.zeros((len(dataset), 2), dtype=np.int64)
     if {"width", "height"} <= set(dataset.features):
         columns = [pc.fill_null(_column(dataset, name), 0).cast(pa.int64(), safe=False) for name in ("width", "height")]
         sizes = np.stack([column.to_numpy(zero_copy_only=False) for column in columns], axis=1)
     unknown = np.flatnonzero((sizes <= 0).any(axis=1))
     images = dataset.select_columns(["image"]).cast_column("image", Image(decode=False)).select(unknown)
-    found = []
     for row, image in zip(unknown, images):
         encoded = image["image"]
-        try:
-            found.append(upright_size(io.BytesIO(encoded["bytes"]) if encoded["bytes"] else encoded["path"]))
-        except OSError as error:
-            raise ValueError(f"the image of row {row} ({encoded['path']}) cannot be read: {error}") from error
-    sizes[unknown] = np.array(found, dtype=np.int64).reshape(-1, 2)
+        with suppress(OSError):  # `check_split` names it
+            sizes[row] = read_upright_size(io.BytesIO(encoded["bytes"]) if encoded["bytes"] else encoded["path"])
     return sizes
 
 
@@ -279,7 +281,9 @@ def _column(dataset: Dataset, name: str) -> pa.Array:
 
 
 def _check_boxes(boxes: np.ndarray, sizes: np.ndarray) -> None:
-    """What can be no x, y, width, height in pixels, both arguments `[boxes, ...]`."""
+    """Refuse what can be no x, y, width, height in pixels; both arguments are `[boxes, ...]`."""
+    usable = np.isfinite(boxes).all(axis=1) & (sizes > 0).all(axis=1)
+    boxes, sizes = boxes[usable], sizes[usable]
     if not len(boxes):
         return
     example = f"objects.bbox, such as {boxes[0].round(3).tolist()} in an image of {sizes[0].tolist()} pixels, "

@@ -1,14 +1,19 @@
 """Rows become augmented training samples, and samples become batches."""
 
+from functools import cached_property
+
 import numpy as np
 import torch
-from datasets import Dataset
+from datasets import Dataset, Image
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from ..image_processing_dino_detr import upright_rgb
+from ..image_processing_dino_detr import encode_annotation, stack_padded
+from .decoding import decode_rgb
+from .image_files import find_fault
+from .rows import SMALLEST_SIDE
 
-_SMALLEST_SIDE = 1e-5  # pixels; the reference drops smaller boxes
+_MOST_SKIPPED = 100  # images for one sample
 
 
 class TrainingSamples(torch.utils.data.Dataset):
@@ -18,6 +23,9 @@ class TrainingSamples(torch.utils.data.Dataset):
     A sample is `{"image": uint8 [3, h, w] RGB, "annotation": {"image_id", "annotations": [{"bbox" xywh pixels,
     "category_id" class index, "area" square pixels, "iscrowd" 0}]}}`, as the processor takes it, and "noise_seed", an
     int from which its denoising is drawn. Crowds are left out, boxes clipped to the image, empty ones dropped.
+
+    An image file that can no longer be read is skipped: in its place comes the sample after it, of the same epoch.
+    "unreadable" lists such files, each with the reason.
 
     Args:
         rows: of `load_detection_dataset`.
@@ -41,9 +49,26 @@ class TrainingSamples(torch.utils.data.Dataset):
     def __len__(self) -> int:
         return len(self.rows)
 
+    @cached_property
+    def _files(self) -> Dataset:
+        """The rows with image files as they are."""
+        return self.rows.cast_column("image", Image(decode=False))
+
     def __getitem__(self, index: int) -> dict:
-        row = self.rows[index]
-        image = tv_tensors.Image(v2.functional.pil_to_tensor(upright_rgb(row["image"])))
+        unreadable, instead = [], index
+        while True:
+            try:
+                return {**self._make(instead), "unreadable": unreadable}
+            except Exception:
+                fault = find_fault(self.rows, instead)
+                if fault is None or len(unreadable) == min(_MOST_SKIPPED, len(self.rows) - 1):  # or it is all of them
+                    raise
+            unreadable.append(": ".join(fault))
+            instead = (instead + 1) % len(self.rows)
+
+    def _make(self, index: int) -> dict:
+        row = self._files[index]
+        image = tv_tensors.Image(decode_rgb(row["image"]))
         objects = row["objects"]
         size = tuple(image.shape[-2:])
         boxes = tv_tensors.BoundingBoxes(
@@ -90,7 +115,7 @@ def drop_images_without_boxes(rows: Dataset) -> Dataset:
             index
             for index, row in enumerate(objects)
             if any(
-                width > _SMALLEST_SIDE and height > _SMALLEST_SIDE and not crowd
+                width > SMALLEST_SIDE and height > SMALLEST_SIDE and not crowd
                 for (_, _, width, height), crowd in zip(row["objects"]["bbox"], row["objects"]["iscrowd"])
             )
         ]
@@ -105,15 +130,23 @@ def count_objects(rows: Dataset) -> np.ndarray:
     return starts[1:] - starts[:-1]
 
 
-def collate(samples: list[dict], processor) -> dict:
-    """A batch for the model: `pixel_values`, `pixel_mask`, `labels`; and the samples' `noise_seeds`."""
-    batch = processor(
-        images=[sample["image"] for sample in samples],
-        annotations=[sample["annotation"] for sample in samples],
-        do_resize=False,
-        return_tensors="pt",
-    )
-    return {**batch, "noise_seeds": [sample["noise_seed"] for sample in samples]}
+def collate(samples: list[dict]) -> dict:
+    """
+    A batch for `DinoDetrImageProcessor.normalize_padded`, which makes the model's of it on the device.
+
+    Returns:
+        `pixel_values` uint8 `[B, 3, H, W]`, RGB, padded with zeros at the right and bottom, channels last in memory;
+        `labels` as the processor gives them; the samples' `noise_seeds`; and `unreadable`, the image files that were
+        skipped.
+    """
+    images = [sample["image"] for sample in samples]
+    sizes = [image.shape[-2:] for image in images]
+    return {
+        "pixel_values": stack_padded(images, memory_format=torch.channels_last),
+        "labels": [encode_annotation(sample["annotation"], size, size) for sample, size in zip(samples, sizes)],
+        "noise_seeds": [sample["noise_seed"] for sample in samples],
+        "unreadable": [fault for sample in samples for fault in sample["unreadable"]],
+    }
 
 
 def _areas(boxes: torch.Tensor) -> torch.Tensor:
@@ -122,4 +155,4 @@ def _areas(boxes: torch.Tensor) -> torch.Tensor:
 
 def _nonempty(boxes: torch.Tensor) -> list[int]:
     """Positions of the boxes that have an extent."""
-    return ((boxes[:, 2:] - boxes[:, :2]) > _SMALLEST_SIDE).all(1).nonzero().flatten().tolist()
+    return ((boxes[:, 2:] - boxes[:, :2]) > SMALLEST_SIDE).all(1).nonzero().flatten().tolist()

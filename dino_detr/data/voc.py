@@ -12,8 +12,8 @@ import math
 from pathlib import Path
 from xml.etree import ElementTree
 
-from .coco import upright_size
-from .foreign import IMAGE_SUFFIXES, ForeignDataset, ForeignImage, ForeignObject
+from .foreign import ForeignDataset, ForeignImage, ForeignObject
+from .image_files import IMAGE_SUFFIXES, read_upright_size
 from .splits import choose_split
 
 
@@ -89,7 +89,7 @@ def _read_xml(path: Path, source: Path, problems: list[str]) -> tuple[ForeignIma
         problems.append(f"{path}: there is no image of it, of its own name or called {root.findtext('filename')!r}")
         return None
     try:
-        image = ForeignImage(image_path, *upright_size(image_path))
+        image = ForeignImage(image_path, *read_upright_size(image_path))
     except OSError as error:
         problems.append(f"{image_path}: not an image that can be read: {error}")
         return None

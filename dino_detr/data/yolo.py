@@ -13,8 +13,8 @@ from pathlib import Path
 
 import yaml
 
-from .coco import upright_size
-from .foreign import IMAGE_SUFFIXES, ForeignDataset, ForeignImage, ForeignObject
+from .foreign import ForeignDataset, ForeignImage, ForeignObject
+from .image_files import IMAGE_SUFFIXES, read_upright_size
 
 _TOLERANCE = 0.01  # by which rounding may take a value out of 0..1
 
@@ -94,7 +94,7 @@ def _images(place: str, root: Path, source: Path, problems: list[str]) -> list[P
 def _read_images(paths: list[Path], data: ForeignDataset, with_keypoints: bool) -> Iterator[ForeignImage]:
     for path in paths:
         try:
-            width, height = upright_size(path)
+            width, height = read_upright_size(path)
         except OSError as error:
             data.problems.append(f"{path}: not an image that can be read: {error}")
             continue

@@ -65,6 +65,9 @@ class DinoDetrTrainingArguments(TrainingArguments):
     dataset: str | None = field(default=None, metadata={"help": "COCO folder, saved data set, Hub id, or `digits`."})
     train_split: str = field(default="train", metadata={"help": "Split to train on."})
     eval_split: str = field(default="val", metadata={"help": "Split to evaluate on."})
+    strict: bool = field(
+        default=False, metadata={"help": "Refuse data with defects, where they would be left out or set right."}
+    )
     total_batch_size: int = field(default=16, metadata={"help": "Images a step, over all processes and accumulation."})
     image_sizes: list[int] = field(
         default_factory=lambda: list(COCO_SIZES),

@@ -7,8 +7,10 @@ from datasets import Dataset
 from transformers import set_seed
 from transformers.utils import logging
 
-from ..data import category_ids, class_names, load_detection_dataset
+from ..data import category_ids, class_names
 from ..data.augmentation import build_augmentation
+from ..data.check import Report, check_split, summarise
+from ..data.findings import KEPT_EXAMPLES
 from ..data.samples import TrainingSamples, count_objects, drop_images_without_boxes
 from ..hub.cards import write_card
 from ..image_processing_dino_detr import DinoDetrImageProcessor
@@ -40,12 +42,11 @@ def prepare(options: DinoDetrTrainingArguments) -> DetectionTrainer:
             f"{options.dataset} is one split, to train on or to evaluate on: put files of both, "
             f"{options.train_split}.json and {options.eval_split}.json, into a folder and give that as dataset"
         )
-    train_rows = drop_images_without_boxes(load_detection_dataset(options.dataset, options.train_split))
+    reports = _check(options)
+    train_rows, eval_rows = drop_images_without_boxes(reports[0].rows), reports[-1].rows
     if not len(train_rows):
         raise ValueError(f"{options.dataset}: no image of {options.train_split} has a box to learn from")
-    if options.overfit_images is None:
-        eval_rows = load_detection_dataset(options.dataset, options.eval_split)
-    else:
+    if options.overfit_images is not None:
         train_rows = eval_rows = _first_images(train_rows, options)
     if class_names(train_rows) != class_names(eval_rows):
         raise ValueError(
@@ -68,6 +69,25 @@ def prepare(options: DinoDetrTrainingArguments) -> DetectionTrainer:
         eval_dataset=eval_rows,
         callbacks=[RunFolder(options)],
     )
+
+
+def _check(options: DinoDetrTrainingArguments) -> list[Report]:
+    """Of the split to train on and, if it is another, of that to evaluate on; in the log and the run folder too."""
+    reports = []
+    with options.main_process_first(local=False, desc="checking the data"):  # the others find it in the cache
+        for split in dict.fromkeys((options.train_split, options.eval_split)):
+            reports.append(check_split(options.dataset, split, other_splits=reports))
+    summary = summarise(reports)
+    if options.process_index == 0:
+        for report in reports:
+            if report.findings:
+                logger.warning(report.format(examples=0))
+        (logger.warning if any(report.findings for report in reports) else logger.info)(summary)
+        text = "\n\n".join([report.format(examples=KEPT_EXAMPLES) for report in reports] + [summary])
+        (Path(options.output_dir) / "data_report.txt").write_text(text + "\n", encoding="utf-8")
+    if options.strict and any(report.defects for report in reports):
+        raise ValueError(f"strict: {summary}; {Path(options.output_dir) / 'data_report.txt'} names them")
+    return reports
 
 
 def _warn_of_crowded_images(split: str, rows: Dataset, num_queries: int) -> None:

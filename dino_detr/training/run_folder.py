@@ -87,11 +87,15 @@ def draw_sample_detections(model, processor, rows, folder: Path, count: int = 12
     count = min(count, len(rows))
     found = {detections["image_id"]: detections for detections in detect(model, processor, rows, range(count))}
     tiles = []
-    for row in rows.select(range(count)):
+    image_ids = rows.select_columns(["image_id"])[:count]["image_id"]
+    readable = [index for index, image_id in enumerate(image_ids) if image_id in found]
+    for row in rows.select(readable):
         detections = found[row["image_id"]]
         keep = detections["scores"] > threshold
         kept = {name: detections[name][keep] for name in ("scores", "labels", "boxes")}
         tiles.append(draw_detections(upright_rgb(row["image"]), kept, model.config.id2label))
+    if not tiles:
+        return
     width, height = (max(tile.size[side] for tile in tiles) for side in (0, 1))
     columns = 4
     grid = Image.new("RGB", (columns * width, -(-count // columns) * height), "white")

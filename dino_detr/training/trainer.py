@@ -3,13 +3,11 @@
 import errno
 import os
 import shutil
-import sys
 import time
-from functools import partial
 from pathlib import Path
 
 import torch
-from accelerate.utils import broadcast_object_list, gather_object
+from accelerate.utils import DynamoBackend, broadcast_object_list, gather_object
 from safetensors import SafetensorError
 from transformers import ProgressCallback, Trainer
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
@@ -26,8 +24,10 @@ from ..evaluation.detections import detect, references
 from ..matching import NonFinitePredictions
 from ..modeling_dino_detr import DinoDetrForObjectDetection
 from .checkpoints import partial_folder, publish_checkpoint
+from .compilation import compile_layers
 from .early_stopping import EarlyStopping
 from .ema import WeightAverage
+from .memory import peak_memory_mib
 from .nonfinite import StepWatch, spoiled_loss
 from .optimizer import build_optimizer, build_step_schedule
 from .output_dir import checkpoint_size
@@ -35,13 +35,8 @@ from .preemption import EVALUATION_DUE, Preempted, Preemption, outlive_first_sig
 from .progress import ProgressBar
 from .sharding import gather, load_optimizer, load_weights, own_class, prepare_sharding, whole_parameters
 from .step import Step, random_state
+from .unreadable import UnreadableImages
 from .zero_ap import explain_zero_ap
-
-try:
-    import resource
-except ImportError:  # Windows
-    resource = None
-
 
 logger = logging.get_logger(__name__)
 
@@ -70,7 +65,7 @@ class DetectionTrainer(Trainer):
     """
 
     def __init__(self, processor, **kwargs):
-        super().__init__(processing_class=processor, data_collator=partial(collate, processor=processor), **kwargs)
+        super().__init__(processing_class=processor, data_collator=collate, **kwargs)
         if self.is_fsdp_enabled and self.accelerator.is_fsdp2:
             prepare_sharding(self.model, self.accelerator)
         elif self.is_fsdp_enabled or os.environ.get("ACCELERATE_USE_FSDP") == "true":
@@ -78,6 +73,9 @@ class DetectionTrainer(Trainer):
                 "FSDP trains on GPUs, as fsdp_version 2: take recipes/accelerate/fsdp2.yaml there, ddp.yaml on a CPU"
             )
         vars(self.model.config).pop("use_cache", None)  # Trainer sets it; it would end up in config.json
+        if self.args.torch_compile:  # the layers, not, as accelerate would, everything down to the matcher
+            compile_layers(self.model, backend=self.args.torch_compile_backend, mode=self.args.torch_compile_mode)
+            self.accelerator.state.dynamo_plugin.backend = DynamoBackend.NO
         if not self.args.disable_tqdm:
             self.remove_callback(ProgressCallback)
             self.add_callback(ProgressBar)
@@ -95,6 +93,7 @@ class DetectionTrainer(Trainer):
         self.per_class: dict[str, dict[str, float]] = {}
         self._step: Step | None = None  # under way
         self._watch = StepWatch(self)
+        self._unreadable = UnreadableImages()
         self._cpu_group = None  # of all processes, for numbers that need not wait for a device
         self._terms: dict[str, torch.Tensor] = {}
         self._steps, self._waited, self._since = 0, 0.0, time.perf_counter()
@@ -272,13 +271,22 @@ class DetectionTrainer(Trainer):
 
     def get_batch_samples(self, *args, **kwargs):
         started = time.perf_counter()
-        batches = super().get_batch_samples(*args, **kwargs)
+        batches, items = super().get_batch_samples(*args, **kwargs)
         self._waited += time.perf_counter() - started
-        if batches[0]:
-            self._step = self._count_boxes(batches[0])
-        return batches
+        unreadable = [fault for batch in batches for fault in batch.pop("unreadable")]
+        self._unreadable.name(unreadable)
+        batches = [self._normalize(batch) for batch in batches]
+        if batches:
+            self._step = self._count_boxes(batches, len(unreadable))
+        return batches, items
 
-    def _count_boxes(self, batches: list[dict]) -> Step:
+    def _normalize(self, batch: dict) -> dict:
+        """What `collate` made, on the device: with its pixels as the model takes them."""
+        batch = self._prepare_inputs(batch)
+        sizes = torch.stack([label["size"] for label in batch["labels"]])
+        return batch | self.processor.normalize_padded(batch["pixel_values"], sizes)
+
+    def _count_boxes(self, batches: list[dict], unreadable: int) -> Step:
         """
         The step of these batches. Its boxes are counted over all processes and accumulated batches, so that its
         gradient does not depend on their number.
@@ -287,10 +295,11 @@ class DetectionTrainer(Trainer):
         """
         counts = [len(label["class_labels"]) for batch in batches for label in batch["labels"]]
         denoised = sum(min(count, self.model.config.num_denoising) for count in counts)
-        numbers = [[int(self.preemption.asked), max(counts), sum(counts), denoised]]
+        numbers = [[int(self.preemption.asked), max(counts), unreadable, len(counts), sum(counts), denoised]]
         numbers = self.gather_numbers(torch.tensor(numbers))
         self.preemption.agreed = bool(numbers[:, 0].any())
-        totals = numbers[:, 2:].sum(0).float().clamp(min=1)
+        self._unreadable.count(*numbers[:, 2:4].sum(0).tolist())
+        totals = numbers[:, 4:].sum(0).float().clamp(min=1)
         # the losses of the parts are averaged
         return Step(batches, int(numbers[:, 1].max()), totals / (len(batches) * self.args.world_size))
 
@@ -332,7 +341,8 @@ class DetectionTrainer(Trainer):
             logs["learning_rate_backbone"] = min(group["lr"] for group in self.optimizer.param_groups)
             logs["seconds_per_step"] = elapsed / self._steps * self.args.gradient_accumulation_steps
             logs["data_wait_share"] = self._waited / elapsed
-            logs["peak_memory_mib"] = _peak_memory_mib()
+            logs["peak_memory_mib"] = peak_memory_mib()
+            logs["unreadable_images"] = self._unreadable.end_interval()
             self._reset_log()
         super().log(logs, start_time)
 
@@ -397,7 +407,7 @@ class DetectionTrainer(Trainer):
         figures = [None]
         if self.is_world_process_zero():
             metric = CocoDetectionMetric(category_ids=category_ids(rows), class_names=class_names(rows))
-            truth = references(rows)
+            truth = references(rows, detections)
             metric.add_batch(predictions=detections, references=truth)
             figures = [metric.compute()]
             if explain_zero:
@@ -413,13 +423,3 @@ def _disk_is_full(fault: Exception, options, model: torch.nn.Module) -> bool:
     if getattr(fault, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(fault):
         return True
     return shutil.disk_usage(options.output_dir).free < checkpoint_size(options, model)
-
-
-def _peak_memory_mib() -> float:
-    """Of the GPU if there is one, else of this process."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 2**20
-    if resource is None:
-        return float("nan")
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**20 if sys.platform == "darwin" else 2**10)
