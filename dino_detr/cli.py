@@ -16,18 +16,23 @@ from transformers import AutoImageProcessor, AutoModelForObjectDetection, Traini
 
 from .configuration_dino_detr import DinoDetrConfig
 from .data import category_ids, class_names, list_splits
+from .data.augmentation import build_augmentation
 from .data.check import check_split, summarise
 from .data.image_files import IMAGE_SUFFIXES
 from .data.importing import READERS, import_data
 from .data.rows import values_of_objects
+from .data.samples import TrainingSamples, drop_images_without_boxes
 from .evaluation import CocoDetectionMetric, draw_detections, format_table, score_results, to_coco_results
 from .evaluation.detections import detect, references
 from .evaluation.diagnosis import AP50_OF_A_RIDDLE, diagnose
+from .evaluation.pictures import draw_samples
 from .hub import load_reference_checkpoint
 from .image_processing_dino_detr import DinoDetrImageProcessor, upright_rgb
 from .training import DetectionTrainer, DinoDetrTrainingArguments, parse_options, prepare, train
 from .training.nonfinite import NonFinite, replay
+from .training.options import COCO_SIZES
 from .training.preemption import EXIT_STATUS, Preempted
+from .training.run import augmentation_of
 from .training.unreadable import TooManyUnreadable
 
 NUM_PROBLEMS_SHOWN = 10
@@ -89,6 +94,9 @@ def build_parser() -> argparse.ArgumentParser:
     verb.add_argument("source", metavar="SOURCE", help="as --dataset of training: a COCO folder, say")
     verb.add_argument("--split", action="append", help="split to check (default: all; may be repeated)")
     verb.add_argument("--strict", action="store_true", help="exit with status 1 if there are defects")
+    verb.add_argument("--show", type=int, metavar="N", help="only draw N augmented samples of one split")
+    verb.add_argument("--output", default="samples.png", metavar="FILE.png", help="where to (default: samples.png)")
+    verb.add_argument("--recipe", metavar="RECIPE.yaml", help="whose augmentation (default: the reference's)")
 
     verb = verbs.add_parser("convert", help="turn a checkpoint with detrex's names into a checkpoint folder")
     verb.set_defaults(run=run_convert)
@@ -206,6 +214,9 @@ def run_predict(options: argparse.Namespace) -> None:
 
 
 def run_check_data(options: argparse.Namespace) -> None:
+    if options.show is not None:
+        show_samples(options)
+        return
     reports = []
     for split in options.split or list_splits(options.source):
         reports.append(check_split(options.source, split, DinoDetrConfig().num_queries, reports))
@@ -213,6 +224,25 @@ def run_check_data(options: argparse.Namespace) -> None:
     print(summarise(reports))
     if options.strict and any(report.defects for report in reports):
         sys.exit(1)
+
+
+def show_samples(options: argparse.Namespace) -> None:
+    if options.show < 1:
+        raise ValueError(f"--show {options.show}: at least 1 sample")
+    if Path(options.output).exists():
+        raise FileExistsError(f"{options.output} exists; choose another --output")
+    split = (options.split or ["train"])[0]
+    rows = drop_images_without_boxes(_checked_rows(options.source, split))
+    if not len(rows):
+        raise ValueError(f"{options.source}: no image of {split} has a box to show")
+    augmentation, seed = build_augmentation("reference", COCO_SIZES, 1333), 42
+    if options.recipe:
+        on_any_machine = ["--use_cpu", "true", "--bf16", "false", "--fp16", "false"]
+        recipe = parse_options([options.recipe, *on_any_machine])
+        augmentation, seed = augmentation_of(recipe), recipe.seed
+    samples = TrainingSamples(rows, augmentation, seed)
+    draw_samples(samples, dict(enumerate(class_names(rows))), options.show).save(options.output)
+    print(f"{min(options.show, len(rows))} samples of {split} -> {options.output}")
 
 
 def run_convert(options: argparse.Namespace) -> None:

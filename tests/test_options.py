@@ -28,7 +28,9 @@ FLIPS = {
     "ema_decay": ["0.9"],
     "eval_split": ["train"],
     "freeze_backbone": ["true"],
+    "horizontal_flip": ["1"],
     "image_sizes": ["96"],
+    "iou_crop": ["true"],
     "lr_decay_steps": ["0.5"],
     "max_image_size": ["90"],
     "model": ["CHECKPOINT"],
@@ -38,9 +40,11 @@ FLIPS = {
     "overfit_images": ["3"],
     "overwrite": ["true"],
     "patch_size": ["8"],
+    "photometric_distort": ["true"],
     "strict": ["true"],
     "total_batch_size": ["2"],
     "train_split": ["val"],
+    "zoom_out": ["true"],
 }
 OURS = {f.name for f in fields(DinoDetrTrainingArguments) if f.init} - {f.name for f in fields(TrainingArguments)}
 

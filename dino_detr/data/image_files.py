@@ -147,7 +147,7 @@ def _inspect(image: dict, known: dict[str, list]) -> tuple[str, list]:
     try:
         return key, [*stamp, *_decode(content), digest]
     except UnidentifiedImageError:
-        return key, [*stamp, 0, 0, digest, "not_an_image", f"{len(content):,} bytes"]
+        return key, [*stamp, 0, 0, digest, "not_an_image", f"not an image ({len(content):,} bytes)"]
     except Exception as fault:  # Pillow's readers raise whatever comes
         return key, [*stamp, 0, 0, digest, "truncated_file", str(fault)]
 

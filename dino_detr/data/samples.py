@@ -9,6 +9,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from ..image_processing_dino_detr import encode_annotation, stack_padded
+from .augmentation import Augmentation
 from .decoding import decode_rgb
 from .image_files import find_fault
 from .rows import SMALLEST_SIDE
@@ -33,7 +34,7 @@ class TrainingSamples(torch.utils.data.Dataset):
         seed: of the run.
     """
 
-    def __init__(self, rows: Dataset, augmentation: v2.Transform, seed: int):
+    def __init__(self, rows: Dataset, augmentation: Augmentation, seed: int):
         self.rows, self.augmentation, self.seed = rows, augmentation, seed
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # seen by workers that outlive an epoch
 
@@ -80,7 +81,7 @@ class TrainingSamples(torch.utils.data.Dataset):
         before = tv_tensors.wrap(boxes[kept], like=boxes)
         with torch.random.fork_rng(devices=[]):
             # torch.manual_seed would reseed the GPUs as well, and with them the denoising of this process
-            torch.default_generator.manual_seed(hash((self.seed, self.epoch, index)) % 2**63)
+            torch.default_generator.manual_seed(self._seed(index, self.epoch))
             image, after = self.augmentation(image, before)
             noise_seed = torch.randint(2**62, ()).item()
         after = v2.functional.clamp_bounding_boxes(after, clamping_mode="hard")
@@ -105,6 +106,23 @@ class TrainingSamples(torch.utils.data.Dataset):
             "annotation": {"image_id": row["image_id"], "annotations": annotations},
             "noise_seed": noise_seed,
         }
+
+    def draw_sizes(self) -> torch.Tensor:
+        """
+        Heights and widths of all samples in this epoch, int64 `[samples, 2]`: as `Augmentation.draw_size` knows them.
+
+        From the rows' sizes, no image is opened; 100,000 samples take about a second.
+        """
+        rows = self.rows.select_columns(["width", "height"])[:]
+        sizes, epoch = [], self.epoch
+        with torch.random.fork_rng(devices=[]):
+            for index, (height, width) in enumerate(zip(rows["height"], rows["width"])):
+                torch.default_generator.manual_seed(self._seed(index, epoch))
+                sizes.append(self.augmentation.draw_size(height, width))
+        return torch.tensor(sizes).reshape(-1, 2)
+
+    def _seed(self, index: int, epoch: int) -> int:
+        return hash((self.seed, epoch, index)) % 2**63
 
 
 def drop_images_without_boxes(rows: Dataset) -> Dataset:

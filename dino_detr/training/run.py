@@ -8,7 +8,7 @@ from transformers import set_seed
 from transformers.utils import logging
 
 from ..data import category_ids, class_names
-from ..data.augmentation import build_augmentation
+from ..data.augmentation import Augmentation, build_augmentation
 from ..data.check import Report, check_split, summarise
 from ..data.findings import KEPT_EXAMPLES
 from ..data.samples import TrainingSamples, count_objects, drop_images_without_boxes
@@ -35,6 +35,7 @@ def prepare(options: DinoDetrTrainingArguments) -> DetectionTrainer:
         FileNotFoundError, ValueError: for data, weights or options that cannot be trained with.
         OSError: if the run folder cannot be written to, has no room, or holds another run (see `claim_output_dir`).
     """
+    augmentation = augmentation_of(options)
     options.resume_from_checkpoint = claim_output_dir(options)
     set_seed(options.seed)
     if Path(options.dataset).is_file() and options.train_split != options.eval_split:
@@ -60,7 +61,6 @@ def prepare(options: DinoDetrTrainingArguments) -> DetectionTrainer:
     processor = DinoDetrImageProcessor(
         size={"shortest_edge": max(options.image_sizes), "longest_edge": options.max_image_size}
     )
-    augmentation = build_augmentation(options.augmentation, options.image_sizes, options.max_image_size)
     return DetectionTrainer(
         model=model,
         args=options,
@@ -88,6 +88,18 @@ def _check(options: DinoDetrTrainingArguments) -> list[Report]:
     if options.strict and any(report.defects for report in reports):
         raise ValueError(f"strict: {summary}; {Path(options.output_dir) / 'data_report.txt'} names them")
     return reports
+
+
+def augmentation_of(options: DinoDetrTrainingArguments) -> Augmentation:
+    return build_augmentation(
+        options.augmentation,
+        options.image_sizes,
+        options.max_image_size,
+        options.horizontal_flip,
+        options.photometric_distort,
+        options.zoom_out,
+        options.iou_crop,
+    )
 
 
 def _warn_of_crowded_images(split: str, rows: Dataset, num_queries: int) -> None:

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import torch
 import yaml
-from PIL import Image
 from transformers import TrainerCallback
 from transformers.utils import logging
 
@@ -16,6 +15,7 @@ from .. import __version__
 from ..evaluation import draw_detections, draw_plots
 from ..evaluation.detections import detect
 from ..evaluation.history import read_history
+from ..evaluation.pictures import make_grid
 from ..image_processing_dino_detr import upright_rgb
 from .options import DinoDetrTrainingArguments
 
@@ -96,10 +96,5 @@ def draw_sample_detections(model, processor, rows, folder: Path, count: int = 12
         tiles.append(draw_detections(upright_rgb(row["image"]), kept, model.config.id2label))
     if not tiles:
         return
-    width, height = (max(tile.size[side] for tile in tiles) for side in (0, 1))
-    columns = 4
-    grid = Image.new("RGB", (columns * width, -(-count // columns) * height), "white")
-    for index, tile in enumerate(tiles):
-        grid.paste(tile, (index % columns * width, index // columns * height))
     (folder / "plots").mkdir(exist_ok=True)
-    grid.save(folder / "plots" / "detections.png")
+    make_grid(tiles).save(folder / "plots" / "detections.png")

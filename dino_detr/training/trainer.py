@@ -17,7 +17,7 @@ from transformers.utils import logging
 
 from ..data import category_ids, class_names
 from ..data.samples import collate
-from ..data.sampling import AspectGroupedSampler
+from ..data.sampling import SizeGroupedSampler
 from ..evaluation import CocoDetectionMetric
 from ..evaluation.coco_score import FIGURES
 from ..evaluation.detections import detect, references
@@ -98,9 +98,9 @@ class DetectionTrainer(Trainer):
         self._terms: dict[str, torch.Tensor] = {}
         self._steps, self._waited, self._since = 0, 0.0, time.perf_counter()
 
-    def _get_train_sampler(self, train_dataset=None) -> AspectGroupedSampler:
+    def _get_train_sampler(self, train_dataset=None) -> SizeGroupedSampler:
         samples = self.train_dataset if train_dataset is None else train_dataset
-        return AspectGroupedSampler(samples, self.args.total_batch_size)
+        return SizeGroupedSampler(samples, self.args.total_batch_size)
 
     def get_train_dataloader(self):
         loader = super().get_train_dataloader()

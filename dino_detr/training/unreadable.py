@@ -4,7 +4,7 @@ from transformers.utils import logging
 
 logger = logging.get_logger(__name__)
 
-_SHARE, _LEAST = 0.01, 10  # of the images of a log interval; and so many at least
+_SHARE, _LEAST = 0.01, 10  # of the files that a log interval tried to read; and so many at least
 
 
 class TooManyUnreadable(Exception):
@@ -26,7 +26,7 @@ class UnreadableImages:
                 logger.warning(f"{fault}: skipped, another image is in its place")
 
     def count(self, skipped: int, seen: int) -> None:
-        """Of a step of all processes: files skipped and images seen."""
+        """Of a step of all processes: files skipped, and images seen."""
         self._skipped += skipped
         self._seen += seen
 
@@ -35,13 +35,13 @@ class UnreadableImages:
         The number skipped since the last time.
 
         Raises:
-            TooManyUnreadable: if it is more than a hundredth of the images seen, and at least ten.
+            TooManyUnreadable: if it is more than a hundredth of the files tried, and at least ten.
         """
-        skipped, seen = self._skipped, self._seen
+        skipped, tried = self._skipped, self._skipped + self._seen
         self._skipped = self._seen = 0
-        if skipped >= _LEAST and skipped > _SHARE * seen:
+        if skipped >= _LEAST and skipped > _SHARE * tried:
             raise TooManyUnreadable(
-                f"of the last {seen} images {skipped} could not be read: "
+                f"{skipped} of the last {tried} image files could not be read: "
                 f"{'; '.join(sorted(self._named)[:5]) or 'another process names them'}. Is the disk still there? With "
                 "the files in place, go on with --resume_from_checkpoint latest; `dino-detr check-data` names all"
             )
