@@ -14,18 +14,25 @@ from huggingface_hub.errors import StrictDataclassError
 from PIL import Image as PILImage
 from transformers import AutoImageProcessor, AutoModelForObjectDetection, TrainingArguments
 
-from .data import category_ids, class_names, load_detection_dataset
+from .configuration_dino_detr import DinoDetrConfig
+from .data import category_ids, class_names, list_splits
+from .data.augmentation import build_augmentation
+from .data.check import check_split, summarise
+from .data.image_files import IMAGE_SUFFIXES
 from .data.rows import values_of_objects
+from .data.samples import TrainingSamples, drop_images_without_boxes
 from .evaluation import CocoDetectionMetric, draw_detections, format_table, score_results, to_coco_results
 from .evaluation.detections import detect, references
 from .evaluation.diagnosis import AP50_OF_A_RIDDLE, diagnose
+from .evaluation.pictures import draw_samples
 from .hub import load_reference_checkpoint
 from .image_processing_dino_detr import DinoDetrImageProcessor, upright_rgb
 from .training import DetectionTrainer, DinoDetrTrainingArguments, parse_options, prepare, train
 from .training.nonfinite import NonFinite, replay
+from .training.options import COCO_SIZES
 from .training.preemption import EXIT_STATUS, Preempted
-
-IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
+from .training.run import augmentation_of
+from .training.unreadable import TooManyUnreadable
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -48,7 +55,7 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"dino-detr: stopped by a signal at step {trainer.state.global_step}; go on with the same command and "
               "--resume_from_checkpoint latest", file=sys.stderr)  # fmt: skip
         sys.exit(EXIT_STATUS)
-    except NonFinite as error:
+    except (NonFinite, TooManyUnreadable) as error:
         sys.exit(f"dino-detr: {error}\n")  # in one write: other processes say theirs
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
@@ -78,6 +85,15 @@ def build_parser() -> argparse.ArgumentParser:
     verb.add_argument("images", metavar="IMAGE", nargs="+", help="image files, or folders of them")
     verb.add_argument("--output", required=True, metavar="DIR", help="folder to write to")
     verb.add_argument("--threshold", type=float, default=0.5, help="least score of a detection (default: 0.5)")
+
+    verb = verbs.add_parser("check-data", help="what is wrong with a data set, by file name, and what is done about it")
+    verb.set_defaults(run=run_check_data)
+    verb.add_argument("source", metavar="SOURCE", help="as --dataset of training: a COCO folder, say")
+    verb.add_argument("--split", action="append", help="split to check (default: all; may be repeated)")
+    verb.add_argument("--strict", action="store_true", help="exit with status 1 if there are defects")
+    verb.add_argument("--show", type=int, metavar="N", help="only draw N augmented samples of one split")
+    verb.add_argument("--output", default="samples.png", metavar="FILE.png", help="where to (default: samples.png)")
+    verb.add_argument("--recipe", metavar="RECIPE.yaml", help="whose augmentation (default: the reference's)")
 
     verb = verbs.add_parser("convert", help="turn a checkpoint with detrex's names into a checkpoint folder")
     verb.set_defaults(run=run_convert)
@@ -133,7 +149,7 @@ def run_evaluate(options: argparse.Namespace) -> None:
             )
         detections = list(detect(model, processor, rows, range(len(rows)), options.batch_size, options.num_workers))
         metric = CocoDetectionMetric(category_ids=category_ids(rows), class_names=class_names(rows))
-        truth = references(rows)
+        truth = references(rows, detections)
         metric.add_batch(predictions=detections, references=truth)
         figures = metric.compute()
         if figures["AP50"] < AP50_OF_A_RIDDLE:
@@ -186,6 +202,38 @@ def run_predict(options: argparse.Namespace) -> None:
     _write_json(output / "detections.json", [entries[index] for index in sorted(entries)])
 
 
+def run_check_data(options: argparse.Namespace) -> None:
+    if options.show is not None:
+        show_samples(options)
+        return
+    reports = []
+    for split in options.split or list_splits(options.source):
+        reports.append(check_split(options.source, split, DinoDetrConfig().num_queries, reports))
+        print(reports[-1].format() + "\n")
+    print(summarise(reports))
+    if options.strict and any(report.defects for report in reports):
+        sys.exit(1)
+
+
+def show_samples(options: argparse.Namespace) -> None:
+    if options.show < 1:
+        raise ValueError(f"--show {options.show}: at least 1 sample")
+    if Path(options.output).exists():
+        raise FileExistsError(f"{options.output} exists; choose another --output")
+    split = (options.split or ["train"])[0]
+    rows = drop_images_without_boxes(_checked_rows(options.source, split))
+    if not len(rows):
+        raise ValueError(f"{options.source}: no image of {split} has a box to show")
+    augmentation, seed = build_augmentation("reference", COCO_SIZES, 1333), 42
+    if options.recipe:
+        on_any_machine = ["--use_cpu", "true", "--bf16", "false", "--fp16", "false"]
+        recipe = parse_options([options.recipe, *on_any_machine])
+        augmentation, seed = augmentation_of(recipe), recipe.seed
+    samples = TrainingSamples(rows, augmentation, seed)
+    draw_samples(samples, dict(enumerate(class_names(rows))), options.show).save(options.output)
+    print(f"{min(options.show, len(rows))} samples of {split} -> {options.output}")
+
+
 def run_convert(options: argparse.Namespace) -> None:
     output = Path(options.output)
     if (output / "config.json").exists():
@@ -230,18 +278,26 @@ def _load_rows(dataset: str, split: str) -> Dataset:
     path = Path(dataset)
     if path.suffix == ".json":  # the images are beside it, or the file cannot be evaluated on
         if path.parent.name == "annotations" and path.stem.startswith("instances_"):
-            return load_detection_dataset(str(path.parent.parent), path.stem.removeprefix("instances_"))
+            return _checked_rows(str(path.parent.parent), path.stem.removeprefix("instances_"))
         if path.name == "_annotations.coco.json":
-            return load_detection_dataset(str(path.parent.parent), path.parent.name)
+            return _checked_rows(str(path.parent.parent), path.parent.name)
         raise ValueError(f"where are the images of {path}? Give --dataset their COCO folder and --split")
-    return load_detection_dataset(dataset, split)
+    return _checked_rows(dataset, split)
+
+
+def _checked_rows(dataset: str, split: str) -> Dataset:
+    """The rows that training would evaluate on; what is done to them goes to the terminal."""
+    report = check_split(dataset, split)
+    if report.defects:
+        print(report.format(), file=sys.stderr)
+    return report.rows
 
 
 def _annotations(dataset: str, split: str) -> dict:
     """COCO annotations of a file as they are, or of a data set."""
     if dataset.endswith(".json"):
         return _read_json(dataset)
-    rows = load_detection_dataset(dataset, split).remove_columns("image")
+    rows = _checked_rows(dataset, split).remove_columns("image")
     ids, names = category_ids(rows), class_names(rows)
     annotations = []
     for row in rows:

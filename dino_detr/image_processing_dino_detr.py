@@ -165,12 +165,14 @@ def upright_rgb(image: Image.Image) -> Image.Image:
     Turn an image as its EXIF orientation says and make it 8-bit RGB, the same way for training and prediction.
 
     Grey, palette, CMYK and RGBA images are converted as Pillow does (transparency is dropped). Of 16-bit grey the upper
-    byte is kept, where Pillow would clip everything above 255 to white.
+    byte is kept, where Pillow would clip everything above 255 to white. (Some of its readers give it as mode I.)
     """
     image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I;16"):
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    return image.convert("RGB")
+    if image.mode.startswith("I"):
+        image = Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
+    image = image.convert("RGB")
+    image.info.pop("transparency", None)  # of a palette, say: transformers would paint it white
+    return image
 
 
 def stack_padded(images: list[Tensor], pad_size=None, memory_format=torch.contiguous_format) -> Tensor:

@@ -115,7 +115,7 @@ def samples():
     annotation = {"image_id": 1, "annotations": [{"bbox": [1, 2, 30, 40], "category_id": 0, "area": 9.0, "iscrowd": 0}]}
     pixels = decode_rgb({"path": str(PHOTOGRAPHS[0]), "bytes": None})
     images = [pixels[:, :200], pixels[:, :, :300], pixels[:, 50:150, 20:100].contiguous()]
-    return [{"image": image, "annotation": annotation, "noise_seed": 5} for image in images]
+    return [{"image": image, "annotation": annotation, "noise_seed": 5, "unreadable": []} for image in images]
 
 
 def test_a_batch_normalised_late_is_the_processors(samples):
