@@ -312,7 +312,8 @@ def main() -> None:
         HEADING,
         "",
         f"`python benchmarks/data_loading.py --images {arguments.images} --rounds {arguments.rounds}`: "
-        f"{processor_name()}; Python {platform.python_version()}, {versions}. JPEG files of 640 x 480, 480 x 640, "
+        f"{processor_name()}, load average {os.getloadavg()[0]:.0f}; "
+        f"Python {platform.python_version()}, {versions}. JPEG files of 640 x 480, 480 x 640, "
         f"640 x 427 and 500 x 375 pixels, {mean_size:.0f} kB on average; ways in turns, medians of "
         f"{arguments.rounds} rounds, after one. Our sizes are the reference's: shortest edges of 480 to 800.",
         "",

@@ -69,7 +69,7 @@ def test_every_kind_of_file_is_decoded_as_by_pillow(kind, decoder, tmp_path, mon
     (tmp_path / "image").write_bytes(data)
     for file in ({"path": str(tmp_path / "image"), "bytes": None}, {"path": "elsewhere.jpg", "bytes": data}):
         decoded = decode_rgb(file)
-        assert decoded.dtype == torch.uint8 and decoded.stride(0) == 1
+        assert decoded.dtype == torch.uint8 and decoded.shape == expected.shape and decoded.stride(0) == 1
         assert (decoded.int() - expected).abs().max() <= ("jpeg" in kind)
 
 
