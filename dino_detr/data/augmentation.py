@@ -109,8 +109,9 @@ class Augmentation:
 
     def __call__(self, image, boxes):
         draws = torch.rand(_NUM_DRAWS).tolist()  # before all else, as in draw_size
-        size = self._shrunk(*image.shape[-2:])
-        if size != tuple(image.shape[-2:]):
+        before = tuple(F.get_size(image))
+        size = self._shrunk(*before)
+        if size != before:
             image, boxes = _apply([_resize(size)], image, boxes)
         for part in self.parts:
             image, boxes = part(image, boxes)
