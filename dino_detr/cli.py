@@ -19,6 +19,7 @@ from .data import category_ids, class_names, list_splits
 from .data.augmentation import build_augmentation
 from .data.check import check_split, summarise
 from .data.image_files import IMAGE_SUFFIXES
+from .data.importing import READERS, import_data
 from .data.rows import values_of_objects
 from .data.samples import TrainingSamples, drop_images_without_boxes
 from .evaluation import CocoDetectionMetric, draw_detections, format_table, score_results, to_coco_results
@@ -33,6 +34,8 @@ from .training.options import COCO_SIZES
 from .training.preemption import EXIT_STATUS, Preempted
 from .training.run import augmentation_of
 from .training.unreadable import TooManyUnreadable
+
+NUM_PROBLEMS_SHOWN = 10
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -71,7 +74,7 @@ def build_parser() -> argparse.ArgumentParser:
     verb = verbs.add_parser("evaluate", help="COCO's figures of a checkpoint or of a results file")
     verb.set_defaults(run=run_evaluate)
     verb.add_argument("source", metavar="CHECKPOINT_OR_RESULTS.json", help="checkpoint folder, Hub id or COCO results")
-    verb.add_argument("--dataset", required=True, help="COCO folder, `digits`, or a COCO annotation file")
+    verb.add_argument("--dataset", required=True, help="COCO folder, annotation file, saved data set, Hub id, `digits`")
     verb.add_argument("--split", default="val", help="split of the data set (default: val)")
     verb.add_argument("--output", metavar="FILE.json", help="write the figures here too")
     verb.add_argument("--predictions", metavar="FILE.json", help="write the detections as COCO results")
@@ -100,6 +103,14 @@ def build_parser() -> argparse.ArgumentParser:
     verb.add_argument("state_dict", metavar="STATE_DICT", help=".safetensors, or a torch file that needs no pickle")
     verb.add_argument("--reference-config", required=True, metavar="CONFIG.json", help="the reference's values")
     verb.add_argument("--output", required=True, metavar="DIR", help="folder to write to")
+
+    verb = verbs.add_parser("import-data", help="turn YOLO or VOC data into a COCO folder")
+    verb.set_defaults(run=run_import_data)
+    verb.add_argument("form", choices=list(READERS), help="the form of the data")
+    verb.add_argument("source", metavar="SOURCE", type=Path, help="its folder, or YOLO's data.yaml")
+    verb.add_argument("--output", required=True, metavar="COCO_FOLDER", type=Path, help="new folder to write to")
+    verb.add_argument("--val_share", type=float, help="part of the images to set aside as val, if there is no val yet")
+    verb.add_argument("--strict", action="store_true", help="what cannot be read is an error")
 
     verb = verbs.add_parser("replay", help="run the step again at which a run met a number that is not finite")
     verb.set_defaults(run=run_replay)
@@ -139,7 +150,7 @@ def run_evaluate(options: argparse.Namespace) -> None:
             raise ValueError("--predictions goes with a checkpoint; a results file holds the predictions already")
         figures = score_results(_read_json(options.source), _annotations(options.dataset, options.split))
     else:
-        rows = _load_rows(options.dataset, options.split)
+        rows = _checked_rows(options.dataset, options.split)
         model, processor = _load_checkpoint(options.source)
         names = [model.config.id2label[index] for index in range(model.config.num_labels)]
         nameless = names == [f"LABEL_{index}" for index in range(len(class_names(rows)))]  # a converted checkpoint
@@ -243,6 +254,21 @@ def run_convert(options: argparse.Namespace) -> None:
     print(f"{options.state_dict} -> {output}")
 
 
+def run_import_data(options: argparse.Namespace) -> None:
+    data = import_data(options.form, options.source, options.output, options.val_share, options.strict)
+    for note in data.notes:
+        print(f"Note: {note}")
+    for split, images in data.splits.items():
+        print(f"{split}: {len(images)} images, {sum(len(image.objects) for image in images)} boxes")
+    print(f"{len(data.names)} classes: {', '.join(data.names.values())}")
+    if data.problems:
+        shown = [f"  {problem}" for problem in data.problems[:NUM_PROBLEMS_SHOWN]]
+        rest = len(data.problems) - len(shown)
+        shown += [f"  and {rest} more"] if rest else []
+        print("\n".join([f"{len(data.problems)} problems, all of them in {options.output / 'problems.txt'}:", *shown]))
+    print(f"{options.source} -> {options.output}")
+
+
 def run_replay(options: argparse.Namespace) -> None:
     finite, report = replay(options.dump, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     print(f"dino-detr: {report}")
@@ -272,17 +298,6 @@ def _load_checkpoint(source: str):
         raise FileNotFoundError(f"no checkpoint folder {source}")
     model = AutoModelForObjectDetection.from_pretrained(source).eval()
     return model.to("cuda" if torch.cuda.is_available() else "cpu"), AutoImageProcessor.from_pretrained(source)
-
-
-def _load_rows(dataset: str, split: str) -> Dataset:
-    path = Path(dataset)
-    if path.suffix == ".json":  # the images are beside it, or the file cannot be evaluated on
-        if path.parent.name == "annotations" and path.stem.startswith("instances_"):
-            return _checked_rows(str(path.parent.parent), path.stem.removeprefix("instances_"))
-        if path.name == "_annotations.coco.json":
-            return _checked_rows(str(path.parent.parent), path.parent.name)
-        raise ValueError(f"where are the images of {path}? Give --dataset their COCO folder and --split")
-    return _checked_rows(dataset, split)
 
 
 def _checked_rows(dataset: str, split: str) -> Dataset:

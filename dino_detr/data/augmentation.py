@@ -109,9 +109,8 @@ class Augmentation:
 
     def __call__(self, image, boxes):
         draws = torch.rand(_NUM_DRAWS).tolist()  # before all else, as in draw_size
-        before = tuple(F.get_size(image))
-        size = self._shrunk(*before)
-        if size != before:
+        size = self._shrunk(*F.get_size(image))
+        if list(size) != F.get_size(image):
             image, boxes = _apply([_resize(size)], image, boxes)
         for part in self.parts:
             image, boxes = part(image, boxes)
@@ -194,6 +193,6 @@ def _apply(steps: list[tuple[Callable, dict]], image, boxes) -> tuple:
 
 
 def _iou_crop(image, boxes) -> tuple:
-    if min(image.shape[-2:]) < 4:  # of which a crop of 0.3 has no pixel
+    if min(F.get_size(image)) < 4:  # of which a crop of 0.3 has no pixel
         return image, boxes
     return v2.RandomIoUCrop()(image, boxes)

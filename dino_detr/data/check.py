@@ -7,13 +7,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-from datasets import Dataset
+from datasets import Dataset, concatenate_datasets
 
 from . import load_detection_dataset
 from .findings import KINDS, Finding, Findings
 from .image_files import ImageFacts, image_names, inspect_images
 from .rows import SMALLEST_SIDE, class_names, values_of_objects
 from .samples import count_objects
+from .shared_rows import share_rows
 
 _OF_NO_EXTENT = ("outside_box", "zero_sized_box", "negative_box", "nonfinite_box")
 _CUT = ("oversized_box", "crossing_box")
@@ -153,14 +154,11 @@ def _fit_to_images(rows: Dataset, facts: ImageFacts, names: list[str], findings:
     flat["bbox"] = pa.FixedSizeListArray.from_arrays(np.where(cut[:, None], clipped, boxes).ravel(), 4)
     ends = np.concatenate([[0], np.cumsum(np.bincount(row_of[kept], minlength=len(sizes)))]).astype(np.int32)
     columns = [pa.ListArray.from_arrays(ends, column.filter(pa.array(kept))) for column in flat.values()]
-    features = rows.features
-    for name, column in (
-        ("width", pa.array(sizes[:, 0])),
-        ("height", pa.array(sizes[:, 1])),
-        ("objects", pa.StructArray.from_arrays(columns, names=list(flat))),
-    ):
-        rows = rows.remove_columns(name).add_column(name, column, feature=features[name])
-    return rows.select_columns(list(features))
+    features = rows.features.copy()
+    del features["image"], features["image_id"]
+    arrays = [pa.array(sizes[:, 0]), pa.array(sizes[:, 1]), pa.StructArray.from_arrays(columns, names=list(flat))]
+    changed = share_rows(pa.table(arrays, names=list(features)).cast(features.arrow_schema))
+    return concatenate_datasets([rows.select_columns(["image", "image_id"]), changed], axis=1)
 
 
 def _clip(boxes: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -1,8 +1,4 @@
-"""Folders in COCO's layout, or in Roboflow's export of it.
-
-COCO: `annotations/instances_<split>.json`, images in `<split>/`.
-Roboflow: `<split>/_annotations.coco.json`, images beside it.
-"""
+"""COCO annotation files as rows."""
 
 import json
 import math
@@ -13,33 +9,28 @@ from datasets import Dataset
 
 from .findings import Findings
 from .image_files import list_image_files, read_upright_size
+from .layouts import find_annotations
 from .rows import SMALLEST_SIDE, detection_features
-
-_LAYOUTS = (
-    "A split is annotations/instances_<split>.json with images in <split>/ (COCO), or <split>/_annotations.coco.json "
-    "with images beside it (Roboflow)."
-)
 
 
 def load_coco_folder(folder: str, split: str, findings: Findings | None = None) -> Dataset:
-    """Read one split of a folder in either layout.
+    """Read one split of a folder in one of the layouts of `layouts.py`.
 
     Raises:
-        FileNotFoundError: the folder has no such split.
-        As `load_coco_file`.
+        As `find_annotations` and `load_coco_file`.
     """
-    annotation_file = _annotation_file(Path(folder), split)
-    return load_coco_file(annotation_file, Path(folder) / split, findings)
+    return load_coco_file(*find_annotations(Path(folder), split), findings)
 
 
 def load_coco_file(annotation_file: Path, image_folder: Path, findings: Findings | None = None) -> Dataset:
     """Read an annotation file whose images are in a folder; they stay files and are decoded when a row is read.
 
-    Class indices are the ranks of the category ids of the annotation file, used or not. Images without annotations are
-    kept. What cannot be used is left out: images without a file, entries that repeat the id of another or lack what
-    identifies them, annotations of unknown images or categories, boxes that are not four finite numbers or have no
-    extent. Repeated annotation ids get new ones. A missing `area` becomes w * h, a missing `iscrowd` 0, missing image
-    sizes are read from the images. Other boxes are taken as they are, within the image or not: see `check_split`.
+    Class indices are the ranks of the category ids of the annotation file, used or not, but for Roboflow's dummy
+    (`_find_dummy`). Images without annotations are kept. What cannot be used is left out: images without a file,
+    entries that repeat the id of another or lack what identifies them, annotations of unknown images or categories,
+    boxes that are not four finite numbers or have no extent. Repeated annotation ids get new ones. A missing `area`
+    becomes w * h, a missing `iscrowd` 0, missing image sizes are read from the images. Other boxes are taken as they
+    are, within the image or not: see `check_split`.
 
     Args:
         findings: gets all of this, and the image files in the folder that the annotation file does not name.
@@ -52,7 +43,7 @@ def load_coco_file(annotation_file: Path, image_folder: Path, findings: Findings
     reader = _Reader(annotation_file, image_folder.absolute(), Findings() if findings is None else findings)
     categories = reader.read_categories(content["categories"])
     images = reader.read_images(content["images"])
-    ids = sorted(categories)
+    ids = sorted(categories.keys() - _find_dummy(content["categories"], content["annotations"]))
     objects = reader.read_annotations(content["annotations"], images, {id_: rank for rank, id_ in enumerate(ids)})
     if findings is not None:
         reader.note_unnamed_files(content["images"])
@@ -171,6 +162,22 @@ class _Reader:
                 self.findings.add("unnamed_file", path)
 
 
+def _find_dummy(categories: list, annotations: list) -> set[int]:
+    """The id of the category that Roboflow puts before a project's classes, if it is there and has no boxes.
+
+    Its id is 0, it has no supercategory, and it is that of all others.
+    """
+    dummies = [entry for entry in categories if _field(entry, "id") == 0 and _field(entry, "supercategory") == "none"]
+    others = [entry for entry in categories if entry not in dummies]
+    is_dummy = (
+        len(dummies) == 1
+        and bool(others)
+        and all(_field(entry, "supercategory") == _field(dummies[0], "name") for entry in others)
+        and not any(_field(entry, "category_id") == 0 for entry in annotations)
+    )
+    return {0} if is_dummy else set()
+
+
 def _field(entry: object, name: str) -> object:
     return entry.get(name) if isinstance(entry, dict) else None
 
@@ -194,26 +201,6 @@ def _fault_of_box(bbox: object) -> str | None:
     if smaller < 0:
         return "negative_box"
     return "zero_sized_box" if smaller <= SMALLEST_SIDE else None
-
-
-def find_coco_splits(folder: Path) -> dict[str, Path]:
-    """The annotation file of each split.
-
-    Raises:
-        FileNotFoundError: there is none.
-    """
-    candidates = {path.parent.name: path for path in folder.glob("*/_annotations.coco.json")}
-    candidates |= {path.stem.removeprefix("instances_"): path for path in folder.glob("annotations/instances_*.json")}
-    if not candidates:
-        raise FileNotFoundError(f"{folder} has no split. {_LAYOUTS}")
-    return candidates
-
-
-def _annotation_file(folder: Path, split: str) -> Path:
-    candidates = find_coco_splits(folder)
-    if split not in candidates:
-        raise FileNotFoundError(f"{folder} has no split {split!r}; it has {', '.join(sorted(candidates))}. {_LAYOUTS}")
-    return candidates[split]
 
 
 def _read_json(annotation_file: Path) -> dict:

@@ -109,14 +109,17 @@ def list_image_files(folder: Path) -> Iterator[str]:
                 yield os.path.join(place, name)
 
 
-def read_upright_size(path: str) -> tuple[int, int]:
+def read_upright_size(file) -> tuple[int, int]:
     """
     Width and height in pixels of an image turned as its EXIF orientation says, without decoding its pixels.
+
+    Args:
+        file: a path or a file object.
 
     Raises:
         OSError: if it is not an image.
     """
-    with PILImage.open(path) as image:
+    with PILImage.open(file) as image:
         width, height = image.size
         return (height, width) if _is_turned_sideways(image) else (width, height)
 

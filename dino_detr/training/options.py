@@ -64,7 +64,7 @@ class DinoDetrTrainingArguments(TrainingArguments):
     )
     num_queries: int | None = field(default=None, metadata={"help": "Object queries of a new detector."})
     num_denoising: int | None = field(default=None, metadata={"help": "Denoising budget of a new detector."})
-    dataset: str | None = field(default=None, metadata={"help": "COCO folder or `digits`."})
+    dataset: str | None = field(default=None, metadata={"help": "COCO folder, saved data set, Hub id, or `digits`."})
     train_split: str = field(default="train", metadata={"help": "Split to train on."})
     eval_split: str = field(default="val", metadata={"help": "Split to evaluate on."})
     strict: bool = field(

@@ -38,6 +38,11 @@ def prepare(options: DinoDetrTrainingArguments) -> DetectionTrainer:
     augmentation = augmentation_of(options)
     options.resume_from_checkpoint = claim_output_dir(options)
     set_seed(options.seed)
+    if Path(options.dataset).is_file() and options.train_split != options.eval_split:
+        raise ValueError(
+            f"{options.dataset} is one split, to train on or to evaluate on: put files of both, "
+            f"{options.train_split}.json and {options.eval_split}.json, into a folder and give that as dataset"
+        )
     reports = _check(options)
     train_rows, eval_rows = drop_images_without_boxes(reports[0].rows), reports[-1].rows
     if not len(train_rows):
