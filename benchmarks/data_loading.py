@@ -162,7 +162,9 @@ def pillow_pipeline(rows: Dataset) -> Callable[[list[int]], dict]:
             boxes = tv_tensors.BoundingBoxes(corners, format="XYXY", canvas_size=row["image"].size[::-1])
             image, _ = augmentation(row["image"].convert("RGB"), boxes)
             annotation = {"image_id": row["image_id"], "annotations": []}
-            samples.append({"image": F.pil_to_tensor(image), "annotation": annotation, "noise_seed": 0})
+            samples.append(
+                {"image": F.pil_to_tensor(image), "annotation": annotation, "noise_seed": 0, "unreadable": []}
+            )
         return collate(samples)
 
     return make_batch
