@@ -83,6 +83,7 @@ def test_mean_sizes_are_the_references(height, width, plain, cropped):
         pixels[len(steps)].append(float(size[0] * size[1]))
         if len(steps) == 3:
             crops.append((steps[1][1]["height"], steps[1][1]["width"]))
+            assert min(steps[0][1]["size"]) in (400, 500, 600)
     for measured, ours in ((plain, torch.tensor(pixels[1])), (cropped, torch.tensor(pixels[3]))):
         assert abs(ours.mean() - measured) < 2.5 * ours.std() / 300**0.5
         assert len(ours) == pytest.approx(10_000, rel=0.03)

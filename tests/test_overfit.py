@@ -13,8 +13,13 @@ def test_trains_and_evaluates_on_the_first_images(recipe, tmp_path):
     arguments = [str(recipe), "--output_dir", str(tmp_path / "run")]
     options = parse_options([*arguments, "--overfit_images", "3"])
     assert (options.augmentation, options.recipe["image_sizes"], options.recipe["overfit_images"]) == ("none", [80], 3)
+    with pytest.raises(ValueError, match="zoom_out has no effect here: see overfit_images"):
+        parse_options([*arguments, "--overfit_images", "3", "--zoom_out", "true"])
     with pytest.raises(ValueError, match="augmentation has no effect here: see overfit_images"):
         parse_options([*arguments, "--overfit_images", "3", "--augmentation", "reference"])
+    flipping = tmp_path / "flipping.yaml"
+    flipping.write_text(recipe.read_text() + "horizontal_flip: 1.0\n")
+    assert parse_options([str(flipping), *arguments[1:], "--overfit_images", "3"]).horizontal_flip is None
     trainer = prepare(options)
     assert trainer.train_dataset.rows["image_id"] == trainer.eval_dataset["image_id"] == [100, 101, 102]
     sample = trainer.train_dataset[0]
