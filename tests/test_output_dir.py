@@ -55,7 +55,7 @@ def test_a_disk_without_room(recipe, tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda _: namedtuple("Usage", "free")(free))
     with pytest.raises(OSError, match=r"the run needs \d+ MiB for its checkpoints, .* has \d+ MiB"):
         prepare(parse_options([*options, str(tmp_path / "full")]))
-    assert not list((tmp_path / "full").iterdir())
+    assert [path.name for path in (tmp_path / "full").iterdir()] == ["data_report.txt"]
     options += [str(tmp_path / "full"), "--save_strategy", "no", "--load_best_model_at_end", "false"]
     prepare(parse_options(options))
 
