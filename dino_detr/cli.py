@@ -4,6 +4,7 @@ import argparse
 import errno
 import json
 import sys
+import textwrap
 from dataclasses import fields
 from pathlib import Path
 
@@ -13,18 +14,28 @@ from huggingface_hub.errors import StrictDataclassError
 from PIL import Image as PILImage
 from transformers import AutoImageProcessor, AutoModelForObjectDetection, TrainingArguments
 
-from .data import category_ids, class_names, load_detection_dataset
+from .configuration_dino_detr import DinoDetrConfig
+from .data import category_ids, class_names, list_splits
+from .data.augmentation import build_augmentation
+from .data.check import check_split, summarise
+from .data.image_files import IMAGE_SUFFIXES
+from .data.importing import READERS, import_data
 from .data.rows import values_of_objects
+from .data.samples import TrainingSamples, drop_images_without_boxes
 from .evaluation import CocoDetectionMetric, draw_detections, format_table, score_results, to_coco_results
 from .evaluation.detections import detect, references
 from .evaluation.diagnosis import AP50_OF_A_RIDDLE, diagnose
+from .evaluation.pictures import draw_samples
 from .hub import load_reference_checkpoint
 from .image_processing_dino_detr import DinoDetrImageProcessor, upright_rgb
 from .training import DetectionTrainer, DinoDetrTrainingArguments, parse_options, prepare, train
 from .training.nonfinite import NonFinite, replay
+from .training.options import COCO_SIZES
 from .training.preemption import EXIT_STATUS, Preempted
+from .training.run import augmentation_of
+from .training.unreadable import TooManyUnreadable
 
-IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
+NUM_PROBLEMS_SHOWN = 10
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -47,7 +58,7 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"dino-detr: stopped by a signal at step {trainer.state.global_step}; go on with the same command and "
               "--resume_from_checkpoint latest", file=sys.stderr)  # fmt: skip
         sys.exit(EXIT_STATUS)
-    except NonFinite as error:
+    except (NonFinite, TooManyUnreadable) as error:
         sys.exit(f"dino-detr: {error}\n")  # in one write: other processes say theirs
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
@@ -63,7 +74,7 @@ def build_parser() -> argparse.ArgumentParser:
     verb = verbs.add_parser("evaluate", help="COCO's figures of a checkpoint or of a results file")
     verb.set_defaults(run=run_evaluate)
     verb.add_argument("source", metavar="CHECKPOINT_OR_RESULTS.json", help="checkpoint folder, Hub id or COCO results")
-    verb.add_argument("--dataset", required=True, help="COCO folder, `digits`, or a COCO annotation file")
+    verb.add_argument("--dataset", required=True, help="COCO folder, annotation file, saved data set, Hub id, `digits`")
     verb.add_argument("--split", default="val", help="split of the data set (default: val)")
     verb.add_argument("--output", metavar="FILE.json", help="write the figures here too")
     verb.add_argument("--predictions", metavar="FILE.json", help="write the detections as COCO results")
@@ -78,11 +89,28 @@ def build_parser() -> argparse.ArgumentParser:
     verb.add_argument("--output", required=True, metavar="DIR", help="folder to write to")
     verb.add_argument("--threshold", type=float, default=0.5, help="least score of a detection (default: 0.5)")
 
+    verb = verbs.add_parser("check-data", help="what is wrong with a data set, by file name, and what is done about it")
+    verb.set_defaults(run=run_check_data)
+    verb.add_argument("source", metavar="SOURCE", help="as --dataset of training: a COCO folder, say")
+    verb.add_argument("--split", action="append", help="split to check (default: all; may be repeated)")
+    verb.add_argument("--strict", action="store_true", help="exit with status 1 if there are defects")
+    verb.add_argument("--show", type=int, metavar="N", help="only draw N augmented samples of one split")
+    verb.add_argument("--output", default="samples.png", metavar="FILE.png", help="where to (default: samples.png)")
+    verb.add_argument("--recipe", metavar="RECIPE.yaml", help="whose augmentation (default: the reference's)")
+
     verb = verbs.add_parser("convert", help="turn a checkpoint with detrex's names into a checkpoint folder")
     verb.set_defaults(run=run_convert)
     verb.add_argument("state_dict", metavar="STATE_DICT", help=".safetensors, or a torch file that needs no pickle")
     verb.add_argument("--reference-config", required=True, metavar="CONFIG.json", help="the reference's values")
     verb.add_argument("--output", required=True, metavar="DIR", help="folder to write to")
+
+    verb = verbs.add_parser("import-data", help="turn YOLO or VOC data into a COCO folder")
+    verb.set_defaults(run=run_import_data)
+    verb.add_argument("form", choices=list(READERS), help="the form of the data")
+    verb.add_argument("source", metavar="SOURCE", type=Path, help="its folder, or YOLO's data.yaml")
+    verb.add_argument("--output", required=True, metavar="COCO_FOLDER", type=Path, help="new folder to write to")
+    verb.add_argument("--val_share", type=float, help="part of the images to set aside as val, if there is no val yet")
+    verb.add_argument("--strict", action="store_true", help="what cannot be read is an error")
 
     verb = verbs.add_parser("replay", help="run the step again at which a run met a number that is not finite")
     verb.set_defaults(run=run_replay)
@@ -122,7 +150,7 @@ def run_evaluate(options: argparse.Namespace) -> None:
             raise ValueError("--predictions goes with a checkpoint; a results file holds the predictions already")
         figures = score_results(_read_json(options.source), _annotations(options.dataset, options.split))
     else:
-        rows = _load_rows(options.dataset, options.split)
+        rows = _checked_rows(options.dataset, options.split)
         model, processor = _load_checkpoint(options.source)
         names = [model.config.id2label[index] for index in range(model.config.num_labels)]
         nameless = names == [f"LABEL_{index}" for index in range(len(class_names(rows)))]  # a converted checkpoint
@@ -132,7 +160,7 @@ def run_evaluate(options: argparse.Namespace) -> None:
             )
         detections = list(detect(model, processor, rows, range(len(rows)), options.batch_size, options.num_workers))
         metric = CocoDetectionMetric(category_ids=category_ids(rows), class_names=class_names(rows))
-        truth = references(rows)
+        truth = references(rows, detections)
         metric.add_batch(predictions=detections, references=truth)
         figures = metric.compute()
         if figures["AP50"] < AP50_OF_A_RIDDLE:
@@ -185,6 +213,38 @@ def run_predict(options: argparse.Namespace) -> None:
     _write_json(output / "detections.json", [entries[index] for index in sorted(entries)])
 
 
+def run_check_data(options: argparse.Namespace) -> None:
+    if options.show is not None:
+        show_samples(options)
+        return
+    reports = []
+    for split in options.split or list_splits(options.source):
+        reports.append(check_split(options.source, split, DinoDetrConfig().num_queries, reports))
+        print(reports[-1].format() + "\n")
+    print(summarise(reports))
+    if options.strict and any(report.defects for report in reports):
+        sys.exit(1)
+
+
+def show_samples(options: argparse.Namespace) -> None:
+    if options.show < 1:
+        raise ValueError(f"--show {options.show}: at least 1 sample")
+    if Path(options.output).exists():
+        raise FileExistsError(f"{options.output} exists; choose another --output")
+    split = (options.split or ["train"])[0]
+    rows = drop_images_without_boxes(_checked_rows(options.source, split))
+    if not len(rows):
+        raise ValueError(f"{options.source}: no image of {split} has a box to show")
+    augmentation, seed = build_augmentation("reference", COCO_SIZES, 1333), 42
+    if options.recipe:
+        on_any_machine = ["--use_cpu", "true", "--bf16", "false", "--fp16", "false"]
+        recipe = parse_options([options.recipe, *on_any_machine])
+        augmentation, seed = augmentation_of(recipe), recipe.seed
+    samples = TrainingSamples(rows, augmentation, seed)
+    draw_samples(samples, dict(enumerate(class_names(rows))), options.show).save(options.output)
+    print(f"{min(options.show, len(rows))} samples of {split} -> {options.output}")
+
+
 def run_convert(options: argparse.Namespace) -> None:
     output = Path(options.output)
     if (output / "config.json").exists():
@@ -192,6 +252,21 @@ def run_convert(options: argparse.Namespace) -> None:
     load_reference_checkpoint(options.state_dict, options.reference_config).save_pretrained(output)
     DinoDetrImageProcessor().save_pretrained(output)
     print(f"{options.state_dict} -> {output}")
+
+
+def run_import_data(options: argparse.Namespace) -> None:
+    data = import_data(options.form, options.source, options.output, options.val_share, options.strict)
+    for note in data.notes:
+        print(f"Note: {note}")
+    for split, images in data.splits.items():
+        print(f"{split}: {len(images)} images, {sum(len(image.objects) for image in images)} boxes")
+    print(f"{len(data.names)} classes: {', '.join(data.names.values())}")
+    if data.problems:
+        shown = [f"  {problem}" for problem in data.problems[:NUM_PROBLEMS_SHOWN]]
+        rest = len(data.problems) - len(shown)
+        shown += [f"  and {rest} more"] if rest else []
+        print("\n".join([f"{len(data.problems)} problems, all of them in {options.output / 'problems.txt'}:", *shown]))
+    print(f"{options.source} -> {options.output}")
 
 
 def run_replay(options: argparse.Namespace) -> None:
@@ -210,8 +285,9 @@ def _train_help() -> str:
     inherited = {f.name for f in fields(TrainingArguments)}
     lines = ["usage: dino-detr train RECIPE.yaml [--option value ...]", "", "options, in the recipe or here:"]
     for option in fields(DinoDetrTrainingArguments):
-        if option.name not in inherited:
-            lines.append(f"  --{option.name:<20} {option.metadata['help']}")
+        if option.name not in inherited and option.init:
+            first, *rest = textwrap.wrap(option.metadata["help"], 90)
+            lines += [f"  --{option.name:<25}{first}", *(" " * 29 + line for line in rest)]
     return "\n".join(
         [*lines, "", "and every field of transformers.TrainingArguments, such as --max_steps, --bf16, --seed"]
     )
@@ -224,22 +300,19 @@ def _load_checkpoint(source: str):
     return model.to("cuda" if torch.cuda.is_available() else "cpu"), AutoImageProcessor.from_pretrained(source)
 
 
-def _load_rows(dataset: str, split: str) -> Dataset:
-    path = Path(dataset)
-    if path.suffix == ".json":  # the images are beside it, or the file cannot be evaluated on
-        if path.parent.name == "annotations" and path.stem.startswith("instances_"):
-            return load_detection_dataset(str(path.parent.parent), path.stem.removeprefix("instances_"))
-        if path.name == "_annotations.coco.json":
-            return load_detection_dataset(str(path.parent.parent), path.parent.name)
-        raise ValueError(f"where are the images of {path}? Give --dataset their COCO folder and --split")
-    return load_detection_dataset(dataset, split)
+def _checked_rows(dataset: str, split: str) -> Dataset:
+    """The rows that training would evaluate on; what is done to them goes to the terminal."""
+    report = check_split(dataset, split)
+    if report.defects:
+        print(report.format(), file=sys.stderr)
+    return report.rows
 
 
 def _annotations(dataset: str, split: str) -> dict:
     """COCO annotations of a file as they are, or of a data set."""
     if dataset.endswith(".json"):
         return _read_json(dataset)
-    rows = load_detection_dataset(dataset, split).remove_columns("image")
+    rows = _checked_rows(dataset, split).remove_columns("image")
     ids, names = category_ids(rows), class_names(rows)
     annotations = []
     for row in rows:

@@ -89,7 +89,7 @@ class DinoDetrImageProcessor(TorchvisionBackend):
         labels = None
         if annotations is not None:
             labels = [
-                _encode_annotation(annotation, image.shape[-2:], resized.shape[-2:])
+                encode_annotation(annotation, image.shape[-2:], resized.shape[-2:])
                 for annotation, image, resized in zip(annotations, images, processed)
             ]
         processed = [
@@ -98,13 +98,36 @@ class DinoDetrImageProcessor(TorchvisionBackend):
         ]
         data = {}
         if do_pad:
-            processed, masks = self.pad(processed, pad_size=pad_size, return_mask=True)
-            data["pixel_mask"] = torch.stack(masks)
-        data["pixel_values"] = torch.stack(processed) if len({image.shape for image in processed}) == 1 else processed
+            sizes = torch.tensor([image.shape[-2:] for image in processed])
+            processed = stack_padded(processed, pad_size)
+            data["pixel_mask"] = mask_padding(sizes, *processed.shape[-2:])
+        elif len({image.shape for image in processed}) == 1:
+            processed = torch.stack(processed)
+        data["pixel_values"] = processed
         features = BatchFeature(data, tensor_type=return_tensors)
         if labels is not None:
             features["labels"] = [BatchFeature(label, tensor_type=return_tensors) for label in labels]
         return features
+
+    def normalize_padded(self, images: Tensor, sizes: Tensor) -> dict[str, Tensor]:
+        """
+        What `preprocess` does after resizing, for images that were padded first, on their device.
+
+        Four times less has to be copied to a device so, and the values are the same.
+
+        Args:
+            images: uint8 `[B, 3, H, W]`, padded at the right and bottom.
+            sizes: int64 `[B, 2]`, height and width of each without its padding.
+
+        Returns:
+            `pixel_values` float32 `[B, 3, H, W]`, 0 in the padding, and `pixel_mask` int64 `[B, H, W]`.
+        """
+        pixel_mask = mask_padding(sizes, *images.shape[-2:])
+        statistics = tuple(self.image_mean), tuple(self.image_std)
+        pixel_values = self.rescale_and_normalize(
+            images.contiguous(), self.do_rescale, self.rescale_factor, self.do_normalize, *statistics
+        )
+        return {"pixel_values": pixel_values.masked_fill_(pixel_mask[:, None] == 0, 0), "pixel_mask": pixel_mask}
 
     def post_process_object_detection(
         self,
@@ -142,12 +165,52 @@ def upright_rgb(image: Image.Image) -> Image.Image:
     Turn an image as its EXIF orientation says and make it 8-bit RGB, the same way for training and prediction.
 
     Grey, palette, CMYK and RGBA images are converted as Pillow does (transparency is dropped). Of 16-bit grey the upper
-    byte is kept, where Pillow would clip everything above 255 to white.
+    byte is kept, where Pillow would clip everything above 255 to white. (Some of its readers give it as mode I.)
     """
     image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I;16"):
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    return image.convert("RGB")
+    if image.mode.startswith("I"):
+        image = Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
+    image = image.convert("RGB")
+    image.info.pop("transparency", None)  # of a palette, say: transformers would paint it white
+    return image
+
+
+def stack_padded(images: list[Tensor], pad_size=None, memory_format=torch.contiguous_format) -> Tensor:
+    """
+    Images `[C, h, w]` as a batch `[B, C, H, W]`, with zeros at the right and bottom.
+
+    Args:
+        pad_size: `height` and `width` of the batch, in pixels; None: of the tallest and the widest image.
+
+    Raises:
+        ValueError: if an image is larger than `pad_size`.
+    """
+    height, width = (max(image.shape[side] for image in images) for side in (-2, -1))
+    if pad_size is not None:
+        if pad_size.height < height or pad_size.width < width:
+            raise ValueError(
+                f"pad_size {pad_size.height} x {pad_size.width} is less than an image's {height} x {width}"
+            )
+        height, width = pad_size.height, pad_size.width
+    batch = torch.empty(
+        (len(images), images[0].shape[0], height, width),
+        dtype=images[0].dtype,
+        device=images[0].device,
+        memory_format=memory_format,
+    )
+    for place, image in zip(batch, images):
+        h, w = image.shape[-2:]
+        place[:, :h, :w] = image
+        place[:, h:] = 0
+        place[:, :h, w:] = 0
+    return batch
+
+
+def mask_padding(sizes: Tensor, height: int, width: int) -> Tensor:
+    """Heights and widths `[B, 2]` of padded images -> int64 `[B, height, width]`, 1 = image."""
+    rows = torch.arange(height, device=sizes.device) < sizes[:, :1]
+    columns = torch.arange(width, device=sizes.device) < sizes[:, 1:]
+    return (rows[:, :, None] & columns[:, None]).long()
 
 
 def select_detections(
@@ -172,7 +235,7 @@ def select_detections(
     return scores, indices % logits.shape[2], boxes
 
 
-def _encode_annotation(annotation: dict, original: tuple[int, int], resized: tuple[int, int]) -> dict[str, Tensor]:
+def encode_annotation(annotation: dict, original: tuple[int, int], resized: tuple[int, int]) -> dict[str, Tensor]:
     """One image's COCO annotation as the model wants it."""
     for field in ("image_id", "annotations"):
         if field not in annotation:

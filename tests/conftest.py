@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from launching import RECIPE
+from launching import ENVIRONMENT, RECIPE
 from scenes import write_scenes
 
 ROOT = Path(__file__).parent.parent
@@ -16,6 +16,14 @@ BCCD = ROOT.parent / "shared" / "data" / "bccd"
 
 # several workers with several threads each would wait for one another
 torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache_folder(tmp_path_factory) -> Path:
+    """What is remembered of image files goes here, also of the processes that tests start."""
+    folder = tmp_path_factory.mktemp("cache")
+    os.environ["XDG_CACHE_HOME"] = ENVIRONMENT["XDG_CACHE_HOME"] = str(folder)
+    return folder
 
 
 @pytest.fixture(scope="session")

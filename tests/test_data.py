@@ -5,14 +5,12 @@ import json
 import numpy as np
 import pytest
 import torch
-from datasets import Dataset, load_from_disk
+from datasets import load_from_disk
 from PIL import Image
 
-from dino_detr import DinoDetrImageProcessor
 from dino_detr.data import category_ids, class_names, load_detection_dataset
 from dino_detr.data.augmentation import build_augmentation
 from dino_detr.data.samples import TrainingSamples, collate, drop_images_without_boxes
-from dino_detr.data.sampling import AspectGroupedSampler
 
 CATEGORIES = [{"id": 7, "name": "seven"}, {"id": 90, "name": "ninety"}, {"id": 3, "name": "three"}]
 
@@ -114,20 +112,6 @@ def test_a_missing_list_is_named(write_folder, content, field):
         load_detection_dataset(str(folder), "train")
 
 
-@pytest.mark.parametrize(
-    ("damage", "message"),
-    [
-        ({"category_id": 8}, r"annotations\[0\] \(id 1\) is of unknown category_id 8; .*\[3, 7, 90\]"),
-        ({"image_id": 99}, r"annotations\[0\] \(id 1\) is of unknown image_id 99"),
-        ({"bbox": [1, 2, 3]}, r"annotations\[0\] \(id 1\) has bbox \[1, 2, 3\]"),
-    ],
-)
-def test_a_damaged_annotation_is_named(write_folder, content, damage, message):
-    content["annotations"][0].update(damage)
-    with pytest.raises(ValueError, match=rf"instances_train.json: {message}"):
-        load_detection_dataset(str(write_folder(content)), "train")
-
-
 def test_missing_things_are_named(write_folder, content, tmp_path):
     folder = write_folder(content)
     with pytest.raises(FileNotFoundError, match=r"no split 'val'; it has train"):
@@ -135,9 +119,9 @@ def test_missing_things_are_named(write_folder, content, tmp_path):
     with pytest.raises(ValueError, match=r"No data set '.*nowhere'"):
         load_detection_dataset(str(tmp_path / "nowhere"), "train")
 
-    for name in ("ten.png", "five.png"):
+    for name in ("ten.png", "four.png", "five.png"):
         (folder / "train" / name).unlink()
-    with pytest.raises(FileNotFoundError, match=r"instances_train.json names .*ten.png and 1 others"):
+    with pytest.raises(FileNotFoundError, match=r"instances_train.json names 'ten.png', which is in none of"):
         load_detection_dataset(str(folder), "train")
 
     (folder / "annotations" / "instances_train.json").write_text('{"images": [')
@@ -154,7 +138,7 @@ def test_missing_sizes_are_of_the_upright_image(write_folder, content):
     assert (row["width"], row["height"]) == row["image"].size == (40, 60)
 
 
-@pytest.mark.parametrize(("split", "num_images", "num_boxes"), [("train", 205, 2805), ("val", 87, 1138)])
+@pytest.mark.parametrize(("split", "num_images", "num_boxes"), [("train", 205, 2804), ("val", 87, 1137)])
 def test_bccd(bccd, split, num_images, num_boxes):
     rows = load_detection_dataset(str(bccd), split)
     content = json.loads((bccd / "annotations" / f"instances_{split}.json").read_text())
@@ -163,6 +147,7 @@ def test_bccd(bccd, split, num_images, num_boxes):
     expected = {
         (entry["id"], entry["image_id"], names[entry["category_id"]], *entry["bbox"])
         for entry in content["annotations"]
+        if min(entry["bbox"][2:]) > 0  # one of each split has no size
     }
     found = [
         (id_, row["image_id"], class_names(rows)[category], *bbox)
@@ -198,19 +183,6 @@ def test_a_sample_without_augmentation_is_the_row(write_folder, content, plain):
     assert second["bbox"] == [50, 30, 10, 10]
 
 
-@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK", "I;16"])
-def test_images_of_every_mode_become_rgb(write_folder, content, plain, mode):
-    """One grey level, halfway up, in whatever mode the file has."""
-    folder = write_folder(content)
-    grey = np.full((40, 60), 128, dtype=np.uint8)
-    image = Image.fromarray(grey.astype(np.uint16) * 257) if mode == "I;16" else Image.fromarray(grey).convert(mode)
-    image.save(folder / "train" / "ten.png", format="TIFF" if mode == "CMYK" else "PNG")
-    assert Image.open(folder / "train" / "ten.png").mode == mode
-    sample = TrainingSamples(load_detection_dataset(str(folder), "train"), plain, seed=0)[0]
-    assert sample["image"].shape == (3, 40, 60)
-    assert (sample["image"] == 128).all()
-
-
 def test_images_without_boxes_are_dropped_unopened(write_folder, content):
     content["annotations"] = [
         annotation(1, 10, 90, [1, 2, 30, 20]),
@@ -226,37 +198,43 @@ def test_images_without_boxes_are_dropped_unopened(write_folder, content):
     assert drop_images_without_boxes(rows)["image_id"] == [10]
 
 
-@pytest.fixture
-def samples(write_folder, content):
-    """Three different noise images under the reference augmentation."""
+@pytest.fixture(params=["reference", "large_scale_jitter", "finetune"])
+def samples(write_folder, content, request):
+    """Three different noise images under each augmentation."""
     folder = write_folder(content)
     for seed, image in enumerate(content["images"]):
         pixels = np.random.default_rng(seed).integers(0, 256, (40, 60, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(folder / "train" / image["file_name"])
     rows = load_detection_dataset(str(folder), "train")
-    return TrainingSamples(rows, build_augmentation("reference", [24, 32, 40], 60), seed=3)
+    sizes = [40] if request.param == "large_scale_jitter" else [24, 32, 40]
+    return TrainingSamples(rows, build_augmentation(request.param, sizes, 60), seed=3)
 
 
-def test_areas_follow_resizes_and_crops(write_folder, content):
+@pytest.mark.parametrize(
+    ("name", "sizes"), [("reference", [240, 320]), ("large_scale_jitter", [400]), ("finetune", [240, 320])]
+)
+def test_areas_follow_resizes_and_crops(write_folder, content, name, sizes):
     """A white rectangle's area, and half of it for an object that fills half of its box, by counting white pixels."""
     folder = write_folder(content)
     pixels = np.zeros((400, 600, 3), dtype=np.uint8)
-    pixels[40:260, 30:330] = 255
+    pixels[100:300, 150:450] = 255
     Image.fromarray(pixels).save(folder / "train" / "ten.png")
-    box = [30, 40, 300, 220]
-    content["annotations"] = [annotation(1, 10, 90, box, area=66000), annotation(2, 10, 7, box, area=33000)]
+    box = [150, 100, 300, 200]
+    content["annotations"] = [annotation(1, 10, 90, box, area=60000), annotation(2, 10, 7, box, area=30000)]
     (folder / "annotations" / "instances_train.json").write_text(json.dumps(content))
     rows = load_detection_dataset(str(folder), "train")
-    samples = TrainingSamples(rows, build_augmentation("reference", [240, 320], 480), seed=0)
+    samples = TrainingSamples(rows, build_augmentation(name, sizes, 480, photometric_distort=False), seed=0)
     areas = []
     for epoch in range(20):
         samples.set_epoch(epoch)
         sample = samples[0]
-        white = float(sample["image"][0].sum() / 255)
+        full, half = sample["annotation"]["annotations"]
+        x, y, w, h = (round(value) for value in full["bbox"])
+        around = sample["image"][0, max(y - 2, 0) : y + h + 2, max(x - 2, 0) : x + w + 2]  # not what is filled in
+        white = float(around.sum() / 255)
         areas.append(white)
-        full, half = (entry["area"] for entry in sample["annotation"]["annotations"])
-        assert full == pytest.approx(white, rel=0.01)
-        assert half == pytest.approx(white / 2, rel=0.01)
+        assert full["area"] == pytest.approx(white, rel=0.02)
+        assert half["area"] == pytest.approx(white / 2, rel=0.02)
     assert max(areas) > 2 * min(areas)
 
 
@@ -297,30 +275,15 @@ def test_samples_leave_torchs_generators_alone(samples, monkeypatch):
 def test_collate(samples):
     """A batch is padded, and its boxes, scaled back by hand, are the samples'; one of its images has no box."""
     batch_samples = [samples[i] for i in range(3)]
-    batch = collate(batch_samples, DinoDetrImageProcessor())
-    assert batch["pixel_values"].shape[:2] == (3, 3)
-    for sample, mask, labels in zip(batch_samples, batch["pixel_mask"], batch["labels"]):
+    batch = collate(batch_samples)
+    for sample, pixels, labels in zip(batch_samples, batch["pixel_values"], batch["labels"]):
         height, width = sample["image"].shape[1:]
-        assert mask.sum() == mask[:height, :width].sum() == height * width
+        assert labels["size"].tolist() == labels["orig_size"].tolist() == [height, width]
+        assert torch.equal(pixels[:, :height, :width], sample["image"])
+        assert pixels[:, height:].sum() == pixels[:, :, width:].sum() == 0
         annotations = sample["annotation"]["annotations"]
         assert labels["class_labels"].tolist() == [entry["category_id"] for entry in annotations]
         boxes = torch.tensor([entry["bbox"] for entry in annotations]).reshape(-1, 4)
         boxes[:, :2] += boxes[:, 2:] / 2
         torch.testing.assert_close(labels["boxes"] * torch.tensor([width, height, width, height]), boxes)
     assert len(batch["labels"][2]["boxes"]) == 0
-
-
-def test_batches_are_upright_or_not_and_every_sample_comes_once():
-    rows = Dataset.from_dict({"width": [3, 4, 5, 2] * 25, "height": [4, 3, 2, 5] * 25})
-    samples = TrainingSamples(rows, None, seed=1)
-    sampler = AspectGroupedSampler(samples, batch_size=8)
-    orders = []
-    for epoch in (0, 1, 0):
-        samples.set_epoch(epoch)
-        order = list(sampler)
-        assert sorted(order) == list(range(100))
-        batches = [order[start : start + 8] for start in range(0, 100, 8)]
-        mixed = [len({rows["height"][i] > rows["width"][i] for i in batch}) > 1 for batch in batches]
-        assert sum(mixed) <= 1
-        orders.append(order)
-    assert orders[0] == orders[2] != orders[1]

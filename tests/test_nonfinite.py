@@ -46,8 +46,8 @@ BACKBONE = {
 @pytest.fixture
 def step(trainer) -> Step:
     """The first two batches as one step."""
-    batches = iter(trainer.get_train_dataloader())
-    step = trainer._count_boxes([next(batches), next(batches)])
+    trainer.get_batch_samples(iter(trainer.get_train_dataloader()), 2, CPU)
+    step = trainer._step
     step.random_state = random_state(CPU)
     trainer.create_optimizer()
     trainer.model.train()

@@ -1,6 +1,10 @@
 """Promise 19: every public option of ours changes something when it is flipped."""
 
 import hashlib
+import json
+import re
+import shutil
+import sys
 import tempfile
 from dataclasses import fields
 from pathlib import Path
@@ -8,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from launching import RECIPE
+from launching import RECIPE, run
 from tiny import tiny_backbone_config, tiny_detector
 from transformers import AutoBackbone, TrainerControl, TrainingArguments
 
@@ -24,7 +28,9 @@ FLIPS = {
     "ema_decay": ["0.9"],
     "eval_split": ["train"],
     "freeze_backbone": ["true"],
+    "horizontal_flip": ["1"],
     "image_sizes": ["96"],
+    "iou_crop": ["true"],
     "lr_decay_steps": ["0.5"],
     "max_image_size": ["90"],
     "model": ["CHECKPOINT"],
@@ -34,8 +40,11 @@ FLIPS = {
     "overfit_images": ["3"],
     "overwrite": ["true"],
     "patch_size": ["8"],
+    "photometric_distort": ["true"],
+    "strict": ["true"],
     "total_batch_size": ["2"],
     "train_split": ["val"],
+    "zoom_out": ["true"],
 }
 OURS = {f.name for f in fields(DinoDetrTrainingArguments) if f.init} - {f.name for f in fields(TrainingArguments)}
 
@@ -50,6 +59,9 @@ def effects(options) -> dict:
     try:
         trainer = prepare(options)
     except FileExistsError:
+        return {"refused": True}
+    except ValueError as error:
+        assert "strict: 1 defect in" in str(error)
         return {"refused": True}
     model, samples = trainer.model, trainer.train_dataset
     trainer.create_optimizer_and_scheduler(options.max_steps)
@@ -100,28 +112,42 @@ def flip(data, tmp_path_factory):
     path.write_text(yaml.safe_dump(recipe))
     places = {"OTHER_BACKBONE": folder / "other_backbone", "CHECKPOINT": folder / "checkpoint"}
 
-    def effects_of(name: str | None = None, occupied: bool = False) -> dict:
+    def effects_of(name: str | None = None, occupied: bool = False, dataset: Path = data) -> dict:
         output = Path(tempfile.mkdtemp(dir=folder))
         if occupied:
             (output / "config.json").write_text("{}")
         values = [str(places.get(value, value)) for value in FLIPS.get(name, [])]
         if name == "model":  # its architecture is its own
             values += ["--model_config", "{}"]
-        arguments = [f"--{name}", *values] if name else []
+        arguments = ["--dataset", str(dataset), *([f"--{name}", *values] if name else [])]
         return effects(parse_options([str(path), "--output_dir", str(output), *arguments]))
 
     return effects_of
 
 
-def test_every_option_is_tried():
+@pytest.fixture
+def dirty(data, tmp_path) -> Path:
+    """The data set with a box of no size."""
+    shutil.copytree(data, tmp_path / "data")
+    path = tmp_path / "data" / "annotations" / "instances_train.json"
+    content = json.loads(path.read_text())
+    content["annotations"].append(content["annotations"][0] | {"id": 10**6, "bbox": [1, 1, 0, 0]})
+    path.write_text(json.dumps(content))
+    return tmp_path / "data"
+
+
+def test_every_option_is_tried_and_explained():
     assert set(FLIPS) == OURS
+    output = run(sys.executable, "-m", "dino_detr.cli", "train", "--help")
+    assert set(re.findall(r"^  --(\w+) +\S", output, flags=re.M)) == OURS
 
 
 @pytest.mark.parametrize("name", sorted(FLIPS))
-def test_flipping_an_option_changes_something(flip, name):
+def test_flipping_an_option_changes_something(flip, data, dirty, name):
     occupied = name == "overwrite"
-    base = flip(None, occupied)
-    assert flip(name, occupied) != base
+    dataset = dirty if name == "strict" else data
+    base = flip(None, occupied, dataset)
+    assert flip(name, occupied, dataset) != base
 
 
 def test_the_same_options_change_nothing(flip):

@@ -1,13 +1,17 @@
 """Curves and pictures are written, whatever state a run left its files in."""
 
 import json
+from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 
+from dino_detr.cli import main
 from dino_detr.evaluation import draw_detections, draw_plots
 from dino_detr.evaluation.history import read_history
+from dino_detr.evaluation.pictures import draw_samples
 
 
 def write_lines(path, entries, tail=""):
@@ -59,3 +63,43 @@ def test_boxes_are_drawn_where_they_are():
 
     nothing = draw_detections(image, {"scores": [], "labels": [], "boxes": []}, {})
     assert (np.asarray(nothing) == 128).all()
+
+
+class Samples(torch.utils.data.Dataset):
+    """Five black samples of growing width with a box in the middle, the last without one."""
+
+    def __len__(self):
+        return 5
+
+    def __getitem__(self, index):
+        width = 400 + 140 * index
+        box = {"bbox": [width / 4, 100.0, width / 2, 200.0], "category_id": 1, "area": 1.0, "iscrowd": 0}
+        image = torch.zeros(3, 400, width, dtype=torch.uint8)
+        return {"image": image, "annotation": {"image_id": index, "annotations": [box] if index < 4 else []}}
+
+
+def test_samples_are_drawn_in_a_grid():
+    """The widest, 960 pixels, is drawn at half its size; there, its box would be 120 to 360 x 50 to 150."""
+    grid = np.asarray(draw_samples(Samples(), {1: "cat"}, 9)).astype(int)
+    assert grid.shape == (800, 4 * 480, 3)
+    assert (grid[:400, 400:480] == 255).all()  # beside the first, of 400 pixels
+    first, last = grid[:400, :400], grid[400:, :480]
+    edges = (first.max(2) > 0).nonzero()
+    assert [edges[1].min(), edges[1].max(), edges[0].max()] == pytest.approx([100, 300, 300], abs=2)
+    assert (last[:200] == 0).all() and (last[200:] == 255).all()
+    third = grid[:400, 960:1440]  # 680 x 400 at 480 x 282, its box at 120 to 360 x 71 to 212
+    columns = (third[150].max(1) > 0).nonzero()[0]
+    assert [columns.min(), columns.max()] == pytest.approx([120, 360], abs=2)
+    assert np.asarray(draw_samples(Samples(), {1: "cat"}, 2)).shape[1] == 2 * 480
+
+
+def test_check_data_shows_samples_of_a_recipe(data, tmp_path, capsys):
+    """The recipe asks for bf16, which not every machine that shows data has."""
+    path, recipe = tmp_path / "grid.png", Path(__file__).parent.parent / "recipes" / "finetune.yaml"
+    main(["check-data", str(data), "--show", "3", "--recipe", str(recipe), "--output", str(path)])
+    assert "3 samples of train" in capsys.readouterr().out
+    assert max(Image.open(path).size) <= 3 * 480
+    before = path.read_bytes()
+    with pytest.raises(SystemExit, match=r"grid\.png exists; choose another --output"):
+        main(["check-data", str(data), "--show", "5", "--output", str(path)])
+    assert path.read_bytes() == before

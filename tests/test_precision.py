@@ -65,8 +65,7 @@ def test_bf16_is_near_float32(recipe, tmp_path, monkeypatch):
     for precision in ("float32", "bf16"):
         options = [recipe, *SHORT, "--bf16", str(precision == "bf16").lower(), "--output_dir", tmp_path / precision]
         trainer = prepare(parse_options([str(part) for part in options]))
-        batch = next(iter(trainer.get_train_dataloader()))
-        trainer._step = trainer._count_boxes([batch])
+        (batch,), _ = trainer.get_batch_samples(iter(trainer.get_train_dataloader()), 1, trainer.args.device)
         model = trainer.accelerator.prepare(trainer.model).train()
         seen.clear()
         loss, outputs = trainer.compute_loss(model, dict(batch), return_outputs=True)

@@ -1,34 +1,107 @@
 """Where images and boxes come from: data sets as rows, augmented training samples, batches."""
 
+import gc
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from datasets import Dataset
 
-from .coco import load_coco_folder
-from .digits import load_digits_scenes
+from .coco import load_coco_file, load_coco_folder
+from .digits import NUM_SCENES, load_digits_scenes
+from .findings import Findings
+from .hub_datasets import detection_rows, is_saved_dataset, list_hub_splits, load_hub_dataset
+from .layouts import annotation_files, find_annotations
 from .rows import category_ids, class_names
+from .shared_rows import share_rows
 
-__all__ = ["category_ids", "class_names", "load_detection_dataset"]
+__all__ = ["category_ids", "class_names", "detection_rows", "list_splits", "load_detection_dataset"]
 
 
-def load_detection_dataset(source: str, split: str) -> Dataset:
+def load_detection_dataset(source: str, split: str, findings: Findings | None = None) -> Dataset:
     """Load one split of a detection data set; the rows are described in `rows.py`.
 
     Args:
-        source: `digits` (scenes of handwritten digits, generated on the spot) or a folder in COCO's or
-            Roboflow's layout (`coco.py` shows both). A folder that is itself called digits is `./digits`.
-        split: `train` or `val` for `digits`; for a folder, any split it holds.
+        source: one of
+
+            - `digits`: scenes of handwritten digits, generated on the spot;
+            - a folder with COCO annotations (`layouts.py` says where they and the images may be);
+            - an annotation file, `path/to/annotations.json`, which is then itself the split;
+            - a folder saved by `datasets`, or of parquet files, or of images with a `metadata` file;
+            - `user/name` or `user/name:config` on the Hugging Face Hub.
+
+            What exists as a file or folder is that; a folder that is itself called digits is `./digits`.
+        split: any that the source has; `val` also finds `valid`, `validation` or `val2017`, and says so. Of the last
+            two sources also a part, `train[:90%]`.
+        findings: gets what is left out or filled in reading annotation files. `check_split` says more.
 
     Raises:
-        FileNotFoundError: the folder lacks the split, or images that its annotation file names.
-        ValueError: the source is neither of the above, `digits` has no such split, or an annotation file
-            is damaged.
+        FileNotFoundError: there is no such split, or none of the images.
+        ValueError: the source is none of the above, or an annotation file or the columns are not as they must be.
+        OSError: the Hub has no such data set or cannot be reached.
     """
+    source, path = str(source), Path(source).expanduser()
+    with _without_garbage_collection():
+        if source == "digits":
+            return _share(load_digits_scenes(split))
+        if path.is_file() and path.suffix == ".json":
+            return _share(load_coco_file(*find_annotations(path, split), findings))
+        if path.is_dir() and annotation_files(path):
+            return _share(load_coco_folder(path, split, findings))
+    if _is_for_datasets(source, path):  # read from its own memory-mapped files
+        return load_hub_dataset(source, split)
+    raise _unknown(source)
+
+
+def list_splits(source: str) -> list[str]:
+    """The splits of a data set, as `load_detection_dataset` takes both; an annotation file is one, of its own name.
+
+    Raises:
+        ValueError, OSError: as `load_detection_dataset`.
+    """
+    source, path = str(source), Path(source).expanduser()
     if source == "digits":
-        return load_digits_scenes(split)
-    if Path(source).is_dir():
-        return load_coco_folder(source, split)
-    raise ValueError(
-        f"No data set {str(source)!r}: there is no such folder, and the only built-in data set is 'digits'. "
-        "Data sets on the Hugging Face Hub cannot be named here yet: download one and give its folder."
+        return list(NUM_SCENES)
+    if path.is_file() and path.suffix == ".json":
+        return [path.stem.removeprefix("instances_")]
+    if path.is_dir() and (files := annotation_files(path)):
+        return sorted(files)
+    if _is_for_datasets(source, path):
+        return list_hub_splits(source)
+    raise _unknown(source)
+
+
+def _is_for_datasets(source: str, path: Path) -> bool:
+    like_an_id = re.fullmatch(r"[\w-][\w.-]*/[\w.-]+(:[^/\\]+)?", source)
+    return is_saved_dataset(path) or (like_an_id is not None and not path.exists())
+
+
+def _unknown(source: str) -> ValueError:
+    if Path(source).expanduser().is_dir():
+        return ValueError(
+            f"No data set in {source}: it needs annotations/instances_<split>.json with images in <split>/ (COCO), "
+            "<split>/_annotations.coco.json with images beside it (Roboflow), or what datasets saved. `dino-detr "
+            "import-data` makes a COCO folder of YOLO or VOC data."
+        )
+    return ValueError(
+        f"No data set {source!r}: there is no such folder or .json file, it does not look like a data set on the Hub "
+        "(user/name), and the only built-in data set is 'digits'."
     )
+
+
+def _share(rows: Dataset) -> Dataset:
+    table = rows.with_format("arrow")[:].replace_schema_metadata(rows.features.arrow_schema.metadata)
+    return share_rows(table)
+
+
+@contextmanager
+def _without_garbage_collection() -> Iterator[None]:
+    """While annotations are read, millions of objects are made and none is garbage: looking for it takes longer."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()

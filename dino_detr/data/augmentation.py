@@ -1,72 +1,198 @@
-"""Training augmentations, on torchvision's box-aware transforms."""
+"""Training augmentations, on torchvision's box-aware transforms.
+
+Each is some optional parts (photometric distortion, zoom-out, IoU crop, flip), then a sizing. What an IoU crop leaves
+is resized to the proportions of the whole image (SSD's is to a square), so that the size of a sample can be told before
+its image is opened, and batches be made of images of one size. What is filled around an image, by zoom-out or
+large-scale jitter, has the mean colour and counts as image: boxes are relative to the canvas, and `pixel_mask` covers
+it.
+"""
+
+from collections.abc import Callable
+from functools import partial
 
 import torch
+from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-AUGMENTATIONS = ("reference", "none")
+_MEAN_COLOUR = [124, 116, 104]  # RGB, 0..255; about 0 when normalised
+_NUM_DRAWS = 7  # the most that a sizing needs
+
+_OFF = {"horizontal_flip": 0.0, "photometric_distort": False, "zoom_out": False, "iou_crop": False}
+_PARTS = {
+    "reference": {**_OFF, "horizontal_flip": 0.5},
+    "large_scale_jitter": {**_OFF, "horizontal_flip": 0.5},
+    "finetune": {"horizontal_flip": 0.5, "photometric_distort": True, "zoom_out": True, "iou_crop": True},
+    "none": _OFF,
+}
+AUGMENTATIONS = tuple(_PARTS)
 
 
-def build_augmentation(name: str, image_sizes: list[int], max_image_size: int) -> v2.Transform:
+def build_augmentation(
+    name: str,
+    image_sizes: list[int],
+    max_image_size: int,
+    horizontal_flip: float | None = None,
+    photometric_distort: bool | None = None,
+    zoom_out: bool | None = None,
+    iou_crop: bool | None = None,
+) -> "Augmentation":
     """
-    An augmentation of (image, boxes): uint8 `tv_tensors.Image [3, h, w]` and xyxy `tv_tensors.BoundingBoxes [n, 4]`.
+    An augmentation by name; its parts are as the name says where they are None.
+
+    Args:
+        name: `reference` (flip; the shortest edge drawn from `image_sizes`, in half of the cases after a resize and a
+            crop: RECIPE.md of the reference, which has it from DETR), `large_scale_jitter` (flip; scaled by 0.1 to 2
+            onto a square of fixed size, cropped or filled at random sides: Ghiasi et al. 2021, "Simple Copy-Paste"),
+            `finetune` (photometric distortion, zoom-out, IoU crop and flip as torchvision's references train SSD, then
+            the shortest edge drawn) or `none` (the shortest edge drawn).
+        image_sizes: shortest edges to draw from, in pixels; for `large_scale_jitter` one, the square's side.
+        max_image_size: the longest edge, in pixels.
+        horizontal_flip: probability.
+        photometric_distort: brightness, contrast, saturation, hue and channel order, each in half of the cases.
+        zoom_out: onto a canvas of up to 4 times the side, in half of the cases.
+        iou_crop: crops that keep a drawn overlap with a box (SSD's).
+
+    Raises:
+        ValueError: for another name, a probability outside 0..1, or several `image_sizes` for `large_scale_jitter`.
+    """
+    if name not in _PARTS:
+        raise ValueError(f"unknown augmentation {name!r}; choose from {', '.join(AUGMENTATIONS)}")
+    asked = {
+        "horizontal_flip": horizontal_flip,
+        "photometric_distort": photometric_distort,
+        "zoom_out": zoom_out,
+        "iou_crop": iou_crop,
+    }
+    on = _PARTS[name] | {part: value for part, value in asked.items() if value is not None}
+    if not 0 <= on["horizontal_flip"] <= 1:
+        raise ValueError(f"horizontal_flip={horizontal_flip} is a probability: between 0 and 1")
+    if name == "large_scale_jitter" and len(image_sizes) != 1:
+        raise ValueError(
+            f"large_scale_jitter has one size, the side of its square, but image_sizes are {image_sizes}: give one, "
+            f"image_sizes: {max(image_sizes)}"
+        )
+    if name == "reference":
+        sizing = partial(scale_crop_scale, sizes=image_sizes, longest=max_image_size)
+    elif name == "large_scale_jitter":
+        sizing = partial(large_scale_jitter, side=image_sizes[0])
+    else:
+        sizing = partial(multi_scale, sizes=image_sizes, longest=max_image_size)
+    parts = []
+    if on["photometric_distort"]:
+        parts.append(v2.RandomPhotometricDistort())
+    if on["zoom_out"]:
+        parts.append(v2.RandomZoomOut(fill=_MEAN_COLOUR))
+    if on["iou_crop"]:
+        parts.append(_iou_crop)
+    # A photograph of 12 megapixels zoomed out by 4 would be half a gigabyte.
+    largest = max_image_size if parts else None
+    if on["horizontal_flip"]:
+        parts.append(v2.RandomHorizontalFlip(on["horizontal_flip"]))
+    return Augmentation(parts, sizing, largest)
+
+
+class Augmentation:
+    """
+    Augments (image, boxes): uint8 `tv_tensors.Image [3, h, w]` and xyxy `tv_tensors.BoundingBoxes [n, 4]`.
 
     Draws from torch's global generator. Boxes may come out empty, where a crop left nothing of them.
 
     Args:
-        name: `reference` (flip and multi-scale, in half of the cases with a crop between: RECIPE.md of the reference,
-            which has it from DETR) or `none` (the shortest edge alone is drawn).
-        image_sizes: shortest edges to draw from, in pixels.
-        max_image_size: the longest edge, in pixels.
-
-    Raises:
-        ValueError: for another name.
+        parts: called with (image, boxes), one after the other.
+        sizing: from height, width and 7 numbers in 0..1, the steps to take and the (height, width) they lead to.
+        largest: longer side in pixels to which larger images are shrunk first.
     """
-    resize = RandomShortestEdge(image_sizes, max_image_size)
-    if name == "none":
-        return resize
-    if name == "reference":
-        scale = max(image_sizes) / 800  # the reference's numbers are for images of up to 800 pixels
-        before_crop = RandomShortestEdge([round(size * scale) for size in (400, 500, 600)], None)
-        crop = RandomCropBetween(round(384 * scale), round(600 * scale))
-        cropped = v2.Compose([before_crop, crop, resize])
-        return v2.Compose([v2.RandomHorizontalFlip(0.5), v2.RandomChoice([resize, cropped])])
-    raise ValueError(f"unknown augmentation {name!r}; choose from {', '.join(AUGMENTATIONS)}")
+
+    def __init__(self, parts: list[Callable], sizing: Callable, largest: int | None = None):
+        self.parts, self.sizing, self.largest = parts, sizing, largest
+
+    def __call__(self, image, boxes):
+        draws = torch.rand(_NUM_DRAWS).tolist()  # before all else, as in draw_size
+        size = self._shrunk(*F.get_size(image))
+        if list(size) != F.get_size(image):
+            image, boxes = _apply([_resize(size)], image, boxes)
+        for part in self.parts:
+            image, boxes = part(image, boxes)
+        steps, _ = self.sizing(*size, draws)  # of the whole image, which undoes what a crop did to its proportions
+        return _apply(steps, image, boxes)
+
+    def draw_size(self, height: int, width: int) -> tuple[int, int]:
+        """
+        Height and width to which a call in the same state of the generator would bring an image.
+
+        Takes microseconds.
+        """
+        return self.sizing(*self._shrunk(height, width), torch.rand(_NUM_DRAWS).tolist())[1]
+
+    def _shrunk(self, height: int, width: int) -> tuple[int, int]:
+        if self.largest is None or max(height, width) <= self.largest:
+            return height, width
+        return _scaled(height, width, self.largest / max(height, width))
 
 
-class RandomShortestEdge(v2.Transform):
-    """Resize the shortest edge to one of `sizes`, the longest to `max_size` at most, rounding as detectron2 does."""
-
-    def __init__(self, sizes: list[int], max_size: int | None):
-        super().__init__()
-        self.sizes, self.max_size = sizes, max_size
-
-    def make_params(self, flat_inputs: list) -> dict:
-        height, width = v2.query_size(flat_inputs)
-        scale = self.sizes[int(torch.randint(len(self.sizes), ()))] / min(height, width)
-        if self.max_size is not None:
-            scale = min(scale, self.max_size / max(height, width))
-        return {"size": [max(1, int(side * scale + 0.5)) for side in (height, width)]}
-
-    def transform(self, inpt, params: dict):
-        return self._call_kernel(F.resize, inpt, params["size"], antialias=True)
+def multi_scale(height: int, width: int, draws: list[float], sizes: list[int], longest: int | None) -> tuple:
+    """Resize the shortest edge to one of `sizes`, the longest to `longest` at most."""
+    size = _resized(height, width, sizes[int(draws[0] * len(sizes))], longest)
+    return [_resize(size)], size
 
 
-class RandomCropBetween(v2.Transform):
-    """Crop to height and width each drawn from [min(side, smallest), min(side, largest)]."""
+def scale_crop_scale(height: int, width: int, draws: list[float], sizes: list[int], longest: int) -> tuple:
+    """As `multi_scale`; in half of the cases after a resize to 400, 500 or 600 and a crop of 384..600 pixels a side."""
+    if draws[1] < 0.5:
+        return multi_scale(height, width, draws, sizes, longest)
+    scale = max(sizes) / 800  # the reference's numbers are for images of up to 800 pixels
+    before = _resized(height, width, round((400, 500, 600)[int(draws[2] * 3)] * scale), None)
+    smallest, largest = round(384 * scale), round(600 * scale)
+    crop, corner = [], []
+    for side, length, place in zip(before, draws[3:5], draws[5:7]):
+        low, high = min(side, smallest), min(side, largest)
+        crop.append(low + int(length * (high + 1 - low)))
+        corner.append(int(place * (side - crop[-1] + 1)))
+    cut = (_crop, {"top": corner[0], "left": corner[1], "height": crop[0], "width": crop[1]})
+    steps, size = multi_scale(*crop, draws, sizes, longest)
+    return [_resize(before), cut, *steps], size
 
-    def __init__(self, smallest: int, largest: int):
-        super().__init__()
-        self.smallest, self.largest = smallest, largest
 
-    def make_params(self, flat_inputs: list) -> dict:
-        height, width = v2.query_size(flat_inputs)
-        new_height, new_width = (
-            int(torch.randint(min(side, self.smallest), min(side, self.largest) + 1, ())) for side in (height, width)
-        )
-        top = int(torch.randint(height - new_height + 1, ()))
-        left = int(torch.randint(width - new_width + 1, ()))
-        return {"top": top, "left": left, "height": new_height, "width": new_width}
+def large_scale_jitter(height: int, width: int, draws: list[float], side: int) -> tuple:
+    """Scale to 0.1..2 times what fits a square, then crop what is beyond it and fill what is missing, somewhere."""
+    size = _scaled(height, width, (0.1 + 1.9 * draws[0]) * side / max(height, width))
+    top, left = (int(place * (max(length - side, 0) + 1)) for length, place in zip(size, draws[1:3]))
+    cut = (_crop, {"top": top, "left": left, "height": min(size[0], side), "width": min(size[1], side)})
+    missing = [max(side - length, 0) for length in size]
+    above, before = (int(place * (gap + 1)) for gap, place in zip(missing, draws[3:5]))
+    padding = [before, above, missing[1] - before, missing[0] - above]
+    return [_resize(size), cut, (F.pad, {"padding": padding, "fill": _MEAN_COLOUR})], (side, side)
 
-    def transform(self, inpt, params: dict):
-        return self._call_kernel(F.crop, inpt, **params)
+
+def _resized(height: int, width: int, shortest: int, longest: int | None) -> tuple[int, int]:
+    scale = shortest / min(height, width)
+    return _scaled(height, width, scale if longest is None else min(scale, longest / max(height, width)))
+
+
+def _scaled(height: int, width: int, scale: float) -> tuple[int, int]:
+    return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))  # rounded as detectron2 does
+
+
+def _resize(size: tuple[int, int]) -> tuple[Callable, dict]:
+    return F.resize, {"size": list(size), "antialias": True}
+
+
+def _crop(inpt, **box):
+    crop = F.crop(inpt, **box)
+    if isinstance(crop, tv_tensors.Image):  # a copy is resized twice as fast as a view
+        copy = crop.as_subclass(torch.Tensor)[None].contiguous(memory_format=torch.channels_last)[0]
+        crop = tv_tensors.wrap(copy, like=crop)
+    return crop
+
+
+def _apply(steps: list[tuple[Callable, dict]], image, boxes) -> tuple:
+    for step, params in steps:
+        image, boxes = step(image, **params), step(boxes, **params)
+    return image, boxes
+
+
+def _iou_crop(image, boxes) -> tuple:
+    if min(F.get_size(image)) < 4:  # of which a crop of 0.3 has no pixel
+        return image, boxes
+    return v2.RandomIoUCrop()(image, boxes)

@@ -1,106 +1,206 @@
-"""Folders in COCO's layout, or in Roboflow's export of it.
-
-COCO: `annotations/instances_<split>.json`, images in `<split>/`.
-Roboflow: `<split>/_annotations.coco.json`, images beside it.
-"""
+"""COCO annotation files as rows."""
 
 import json
+import math
+import os
 from pathlib import Path
 
 from datasets import Dataset
-from PIL import Image
 
-from .rows import detection_features
+from .findings import Findings
+from .image_files import list_image_files, read_upright_size
+from .layouts import find_annotations
+from .rows import SMALLEST_SIDE, detection_features
 
 
-def load_coco_folder(folder: str, split: str) -> Dataset:
-    """Read one split of a folder in either layout.
+def load_coco_folder(folder: str, split: str, findings: Findings | None = None) -> Dataset:
+    """Read one split of a folder in one of the layouts of `layouts.py`.
 
     Raises:
-        FileNotFoundError: the folder has no such split.
-        As `load_coco_file`.
+        As `find_annotations` and `load_coco_file`.
     """
-    annotation_file = _annotation_file(Path(folder), split)
-    return load_coco_file(annotation_file, Path(folder) / split)
+    return load_coco_file(*find_annotations(Path(folder), split), findings)
 
 
-def load_coco_file(annotation_file: Path, image_folder: Path) -> Dataset:
+def load_coco_file(annotation_file: Path, image_folder: Path, findings: Findings | None = None) -> Dataset:
     """Read an annotation file whose images are in a folder; they stay files and are decoded when a row is read.
 
-    Class indices are the ranks of the category ids of the annotation file, used or not. Images without
-    annotations are kept, and boxes are taken as they are. A missing `area` becomes w * h, a missing `iscrowd`
-    0, missing image sizes are read from the images.
+    Class indices are the ranks of the category ids of the annotation file, used or not, but for Roboflow's dummy
+    (`_find_dummy`). Images without annotations are kept. What cannot be used is left out: images without a file,
+    entries that repeat the id of another or lack what identifies them, annotations of unknown images or categories,
+    boxes that are not four finite numbers or have no extent. Repeated annotation ids get new ones. A missing `area`
+    becomes w * h, a missing `iscrowd` 0, missing image sizes are read from the images. Other boxes are taken as they
+    are, within the image or not: see `check_split`.
+
+    Args:
+        findings: gets all of this, and the image files in the folder that the annotation file does not name.
 
     Raises:
-        FileNotFoundError: image files are missing.
-        ValueError: the annotation file is not JSON, lacks a field, repeats the id of an image or a category, or
-            has annotations of images or categories that it does not list.
+        FileNotFoundError: none of the images is there.
+        ValueError: the annotation file is not JSON or lacks one of its three lists, or any category.
     """
     content = _read_json(annotation_file)
-    image_folder = image_folder.absolute()
-
-    categories = _by_id(content, "categories", ("id", "name"), annotation_file)
-    images = _by_id(content, "images", ("id", "file_name"), annotation_file)
-    paths = {image_id: str(image_folder / image["file_name"]) for image_id, image in images.items()}
-    missing = [path for path in paths.values() if not Path(path).is_file()]
-    if missing:
-        others = f" and {len(missing) - 1} others" if len(missing) > 1 else ""
-        raise FileNotFoundError(
-            f"{annotation_file} names images that do not exist: {missing[0]}{others}. "
-            "Put them there, or remove them from the annotation file."
-        )
-
-    ids = sorted(categories)
-    class_index = {category_id: index for index, category_id in enumerate(ids)}
-    objects = {image_id: {"id": [], "bbox": [], "category": [], "area": [], "iscrowd": []} for image_id in images}
-    for position, annotation in enumerate(content["annotations"]):
-        where = f"{annotation_file}: annotations[{position}]"
-        _require(annotation, ("id", "image_id", "category_id", "bbox"), where)
-        if annotation["image_id"] not in images:
-            raise ValueError(f"{where} (id {annotation['id']}) is of unknown image_id {annotation['image_id']}.")
-        if annotation["category_id"] not in categories:
-            raise ValueError(
-                f"{where} (id {annotation['id']}) is of unknown category_id {annotation['category_id']}; "
-                f"the file's categories are {ids}."
-            )
-        bbox = annotation["bbox"]
-        if not (isinstance(bbox, list) and len(bbox) == 4 and all(isinstance(value, (int, float)) for value in bbox)):
-            raise ValueError(f"{where} (id {annotation['id']}) has bbox {bbox}; expected four numbers [x, y, w, h].")
-        area = annotation.get("area")
-        row = objects[annotation["image_id"]]
-        row["id"].append(annotation["id"])
-        row["bbox"].append(bbox)
-        row["category"].append(class_index[annotation["category_id"]])
-        row["area"].append(bbox[2] * bbox[3] if area is None else area)
-        row["iscrowd"].append(annotation.get("iscrowd") or 0)
-
-    sizes = {
-        image_id: (image["width"], image["height"])
-        if image.get("width") and image.get("height")
-        else _upright_size(paths[image_id])
-        for image_id, image in images.items()
-    }
+    reader = _Reader(annotation_file, image_folder.absolute(), Findings() if findings is None else findings)
+    categories = reader.read_categories(content["categories"])
+    images = reader.read_images(content["images"])
+    ids = sorted(categories.keys() - _find_dummy(content["categories"], content["annotations"]))
+    objects = reader.read_annotations(content["annotations"], images, {id_: rank for rank, id_ in enumerate(ids)})
+    if findings is not None:
+        reader.note_unnamed_files(content["images"])
     columns = {
-        "image": list(paths.values()),
+        "image": [path for path, _, _ in images.values()],
         "image_id": list(images),
-        "width": [width for width, _ in sizes.values()],
-        "height": [height for _, height in sizes.values()],
+        "width": [width for _, width, _ in images.values()],
+        "height": [height for _, _, height in images.values()],
         "objects": list(objects.values()),
     }
-    names = [str(categories[category_id]["name"]) for category_id in ids]
+    names = [categories[category_id] for category_id in ids]
     return Dataset.from_dict(columns, features=detection_features(names, ids))
 
 
-def _annotation_file(folder: Path, split: str) -> Path:
-    candidates = {path.parent.name: path for path in folder.glob("*/_annotations.coco.json")}
-    candidates |= {path.stem.removeprefix("instances_"): path for path in folder.glob("annotations/instances_*.json")}
-    if split not in candidates:
-        found = f"it has {', '.join(sorted(candidates))}" if candidates else "it has none"
-        raise FileNotFoundError(
-            f"{folder} has no split {split!r}; {found}. A split is annotations/instances_<split>.json with images "
-            "in <split>/ (COCO), or <split>/_annotations.coco.json with images beside it (Roboflow)."
-        )
-    return candidates[split]
+class _Reader:
+    """Reads the lists of an annotation file; what it leaves out or fills goes to `findings`."""
+
+    def __init__(self, annotation_file: Path, image_folder: Path, findings: Findings):
+        self.annotation_file, self.image_folder, self.findings = annotation_file, image_folder, findings
+        self.listed_images: set[int] = set()  # with those that are left out
+
+    def read_categories(self, entries: list) -> dict[int, str]:
+        """Names by id."""
+        categories = {}
+        for entry in entries:
+            id_ = _whole(_field(entry, "id"))
+            if id_ is None or id_ in categories:
+                self.findings.add("unusable_category", self.annotation_file, value=entry)
+            else:
+                categories[id_] = str(entry.get("name", id_))
+        if not categories:
+            raise ValueError(f"{self.annotation_file} has no categories: boxes need {{'id': 1, 'name': 'cat'}}, say.")
+        return categories
+
+    def read_images(self, entries: list) -> dict[int, tuple[str, int, int]]:
+        """(path, width, height) by id."""
+        images, missing = {}, []
+        for entry in entries:
+            id_, name = _whole(_field(entry, "id")), _field(entry, "file_name")
+            if id_ is None or not isinstance(name, str):
+                self.findings.add("unusable_image", self.annotation_file, value=entry)
+                continue
+            path = str(self.image_folder / name)
+            if id_ in self.listed_images:
+                self.findings.add("repeated_image_id", path, value=f"id {id_}")
+                continue
+            self.listed_images.add(id_)
+            if not os.path.isfile(path):
+                self.findings.add("missing_file", path)
+                missing.append(path)
+                continue
+            width, height = _whole(entry.get("width")), _whole(entry.get("height"))
+            if not width or not height:
+                try:
+                    width, height = read_upright_size(path)
+                except OSError:
+                    self.findings.add("not_an_image", path)
+                    continue
+                self.findings.add("missing_size", path, value=f"{width} x {height}")
+            images[id_] = path, width, height
+        if missing and len(missing) == len(self.listed_images):
+            raise FileNotFoundError(
+                f"{self.annotation_file} names {len(missing)} images, and none of them exists: {missing[0]}, say. "
+                "Put them there."
+            )
+        return images
+
+    def read_annotations(
+        self, entries: list, images: dict[int, tuple[str, int, int]], class_index: dict[int, int]
+    ) -> dict[int, dict[str, list]]:
+        """The `objects` of the images, by image id."""
+        objects = {image_id: {"id": [], "bbox": [], "category": [], "area": [], "iscrowd": []} for image_id in images}
+        kept = []  # (annotation, its id, row)
+        for entry in entries:
+            id_, image_id = _whole(_field(entry, "id")), _whole(_field(entry, "image_id"))
+            if image_id not in self.listed_images:
+                value = f"image_id {_field(entry, 'image_id')}"
+                self.findings.add("unknown_image_id", self.annotation_file, id_, value)
+                continue
+            if image_id not in images:  # went with its image
+                continue
+            path = images[image_id][0]
+            category_id = _whole(entry.get("category_id"))
+            if category_id not in class_index:
+                self.findings.add("unknown_category_id", path, id_, f"category_id {entry.get('category_id')}")
+            elif fault := _fault_of_box(entry.get("bbox")):
+                self.findings.add(fault, path, id_, entry.get("bbox") or "no bbox")
+            else:
+                kept.append((entry, id_, path, category_id, objects[image_id]))
+
+        next_id = 1 + max((id_ for _, id_, _, _, _ in kept if id_ is not None), default=0)
+        taken = set()
+        for entry, own_id, path, category_id, row in kept:
+            id_ = own_id
+            if id_ is None or id_ in taken:
+                id_, next_id = next_id, next_id + 1
+                kind = "missing_annotation_id" if own_id is None else "repeated_annotation_id"
+                self.findings.add(kind, path, own_id, f"now {id_}")
+            taken.add(id_)
+            _, _, width, height = bbox = entry["bbox"]
+            area, crowd = entry.get("area"), entry.get("iscrowd")
+            if not (_is_finite(area) and area >= 0):
+                self.findings.add("missing_area", path, id_, area)
+                area = width * height
+            if crowd not in (0, 1):
+                self.findings.add("missing_iscrowd", path, id_, crowd)
+                crowd = 0
+            for name, value in zip(row, (id_, bbox, class_index[category_id], area, int(crowd))):
+                row[name].append(value)
+        return objects
+
+    def note_unnamed_files(self, entries: list) -> None:
+        named = {os.path.normpath(self.image_folder / str(_field(entry, "file_name"))) for entry in entries}
+        for path in list_image_files(self.image_folder):
+            if path not in named:
+                self.findings.add("unnamed_file", path)
+
+
+def _find_dummy(categories: list, annotations: list) -> set[int]:
+    """The id of the category that Roboflow puts before a project's classes, if it is there and has no boxes.
+
+    Its id is 0, it has no supercategory, and it is that of all others.
+    """
+    dummies = [entry for entry in categories if _field(entry, "id") == 0 and _field(entry, "supercategory") == "none"]
+    others = [entry for entry in categories if entry not in dummies]
+    is_dummy = (
+        len(dummies) == 1
+        and bool(others)
+        and all(_field(entry, "supercategory") == _field(dummies[0], "name") for entry in others)
+        and not any(_field(entry, "category_id") == 0 for entry in annotations)
+    )
+    return {0} if is_dummy else set()
+
+
+def _field(entry: object, name: str) -> object:
+    return entry.get(name) if isinstance(entry, dict) else None
+
+
+def _whole(value: object) -> int | None:
+    """Of ids and sizes; some tools write 3 as 3.0."""
+    return int(value) if _is_finite(value) and value == int(value) else None
+
+
+def _is_finite(value: object) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value)
+
+
+def _fault_of_box(bbox: object) -> str | None:
+    """The kind of finding; None if it is four finite numbers with an extent."""
+    if not (isinstance(bbox, list) and len(bbox) == 4 and all(isinstance(value, (int, float)) for value in bbox)):
+        return "malformed_box"
+    if not all(map(math.isfinite, bbox)):
+        return "nonfinite_box"
+    smaller = min(bbox[2:])
+    if smaller < 0:
+        return "negative_box"
+    return "zero_sized_box" if smaller <= SMALLEST_SIDE else None
 
 
 def _read_json(annotation_file: Path) -> dict:
@@ -108,34 +208,11 @@ def _read_json(annotation_file: Path) -> dict:
         content = json.loads(annotation_file.read_text(encoding="utf-8"))
     except ValueError as error:  # of the JSON, or of its encoding
         raise ValueError(f"{annotation_file} is not readable as JSON: {error}") from error
-    missing = [key for key in ("images", "annotations", "categories") if key not in content]
+    lists = content if isinstance(content, dict) else {}
+    missing = [key for key in ("images", "annotations", "categories") if not isinstance(lists.get(key), list)]
     if missing:
         raise ValueError(
             f"{annotation_file} lacks {', '.join(missing)}: a COCO annotation file is an object "
             "with the lists images, annotations and categories."
         )
     return content
-
-
-def _by_id(content: dict, key: str, fields: tuple[str, ...], annotation_file: Path) -> dict[int, dict]:
-    entries = {}
-    for position, entry in enumerate(content[key]):
-        _require(entry, fields, f"{annotation_file}: {key}[{position}]")
-        if entry["id"] in entries:
-            raise ValueError(f"{annotation_file}: {key}[{position}] repeats the id {entry['id']}; ids must differ.")
-        entries[entry["id"]] = entry
-    return entries
-
-
-def _require(entry: dict, fields: tuple[str, ...], where: str) -> None:
-    for field in fields:
-        if field not in entry:
-            raise ValueError(f"{where} has no {field!r}.")
-
-
-def _upright_size(path: str) -> tuple[int, int]:
-    """Width and height in pixels of an image turned as its EXIF orientation says, without decoding its pixels."""
-    with Image.open(path) as image:
-        width, height = image.size
-        turned_sideways = image.getexif().get(0x0112, 1) >= 5  # EXIF orientations 5 to 8
-    return (height, width) if turned_sideways else (width, height)

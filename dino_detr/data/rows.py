@@ -5,6 +5,8 @@ from collections import Counter
 
 from datasets import ClassLabel, Dataset, Features, Image, List, Value
 
+SMALLEST_SIDE = 1e-5  # pixels; the reference drops smaller boxes
+
 
 def detection_features(names: list[str], ids: list[int]) -> Features:
     """The features of a row, for classes 0..K-1 called `names` whose original category ids are `ids`.

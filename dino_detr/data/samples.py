@@ -1,14 +1,20 @@
 """Rows become augmented training samples, and samples become batches."""
 
+from functools import cached_property
+
 import numpy as np
 import torch
-from datasets import Dataset
+from datasets import Dataset, Image
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from ..image_processing_dino_detr import upright_rgb
+from ..image_processing_dino_detr import encode_annotation, stack_padded
+from .augmentation import Augmentation
+from .decoding import decode_rgb
+from .image_files import find_fault
+from .rows import SMALLEST_SIDE
 
-_SMALLEST_SIDE = 1e-5  # pixels; the reference drops smaller boxes
+_MOST_SKIPPED = 100  # images for one sample
 
 
 class TrainingSamples(torch.utils.data.Dataset):
@@ -19,13 +25,16 @@ class TrainingSamples(torch.utils.data.Dataset):
     "category_id" class index, "area" square pixels, "iscrowd" 0}]}}`, as the processor takes it, and "noise_seed", an
     int from which its denoising is drawn. Crowds are left out, boxes clipped to the image, empty ones dropped.
 
+    An image file that can no longer be read is skipped: in its place comes the sample after it, of the same epoch.
+    "unreadable" lists such files, each with the reason.
+
     Args:
         rows: of `load_detection_dataset`.
         augmentation: of `build_augmentation`.
         seed: of the run.
     """
 
-    def __init__(self, rows: Dataset, augmentation: v2.Transform, seed: int):
+    def __init__(self, rows: Dataset, augmentation: Augmentation, seed: int):
         self.rows, self.augmentation, self.seed = rows, augmentation, seed
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # seen by workers that outlive an epoch
 
@@ -41,9 +50,26 @@ class TrainingSamples(torch.utils.data.Dataset):
     def __len__(self) -> int:
         return len(self.rows)
 
+    @cached_property
+    def _files(self) -> Dataset:
+        """The rows with image files as they are."""
+        return self.rows.cast_column("image", Image(decode=False))
+
     def __getitem__(self, index: int) -> dict:
-        row = self.rows[index]
-        image = tv_tensors.Image(v2.functional.pil_to_tensor(upright_rgb(row["image"])))
+        unreadable, instead = [], index
+        while True:
+            try:
+                return {**self._make(instead), "unreadable": unreadable}
+            except Exception:
+                fault = find_fault(self.rows, instead)
+                if fault is None or len(unreadable) == min(_MOST_SKIPPED, len(self.rows) - 1):  # or it is all of them
+                    raise
+            unreadable.append(": ".join(fault))
+            instead = (instead + 1) % len(self.rows)
+
+    def _make(self, index: int) -> dict:
+        row = self._files[index]
+        image = tv_tensors.Image(decode_rgb(row["image"]))
         objects = row["objects"]
         size = tuple(image.shape[-2:])
         boxes = tv_tensors.BoundingBoxes(
@@ -55,7 +81,7 @@ class TrainingSamples(torch.utils.data.Dataset):
         before = tv_tensors.wrap(boxes[kept], like=boxes)
         with torch.random.fork_rng(devices=[]):
             # torch.manual_seed would reseed the GPUs as well, and with them the denoising of this process
-            torch.default_generator.manual_seed(hash((self.seed, self.epoch, index)) % 2**63)
+            torch.default_generator.manual_seed(self._seed(index, self.epoch))
             image, after = self.augmentation(image, before)
             noise_seed = torch.randint(2**62, ()).item()
         after = v2.functional.clamp_bounding_boxes(after, clamping_mode="hard")
@@ -81,6 +107,23 @@ class TrainingSamples(torch.utils.data.Dataset):
             "noise_seed": noise_seed,
         }
 
+    def draw_sizes(self) -> torch.Tensor:
+        """
+        Heights and widths of all samples in this epoch, int64 `[samples, 2]`: as `Augmentation.draw_size` knows them.
+
+        From the rows' sizes, no image is opened; 100,000 samples take about a second.
+        """
+        rows = self.rows.select_columns(["width", "height"])[:]
+        sizes, epoch = [], self.epoch
+        with torch.random.fork_rng(devices=[]):
+            for index, (height, width) in enumerate(zip(rows["height"], rows["width"])):
+                torch.default_generator.manual_seed(self._seed(index, epoch))
+                sizes.append(self.augmentation.draw_size(height, width))
+        return torch.tensor(sizes).reshape(-1, 2)
+
+    def _seed(self, index: int, epoch: int) -> int:
+        return hash((self.seed, epoch, index)) % 2**63
+
 
 def drop_images_without_boxes(rows: Dataset) -> Dataset:
     """Without the rows that have nothing to learn from: no box with an extent that is not a crowd's."""
@@ -90,7 +133,7 @@ def drop_images_without_boxes(rows: Dataset) -> Dataset:
             index
             for index, row in enumerate(objects)
             if any(
-                width > _SMALLEST_SIDE and height > _SMALLEST_SIDE and not crowd
+                width > SMALLEST_SIDE and height > SMALLEST_SIDE and not crowd
                 for (_, _, width, height), crowd in zip(row["objects"]["bbox"], row["objects"]["iscrowd"])
             )
         ]
@@ -105,15 +148,23 @@ def count_objects(rows: Dataset) -> np.ndarray:
     return starts[1:] - starts[:-1]
 
 
-def collate(samples: list[dict], processor) -> dict:
-    """A batch for the model: `pixel_values`, `pixel_mask`, `labels`; and the samples' `noise_seeds`."""
-    batch = processor(
-        images=[sample["image"] for sample in samples],
-        annotations=[sample["annotation"] for sample in samples],
-        do_resize=False,
-        return_tensors="pt",
-    )
-    return {**batch, "noise_seeds": [sample["noise_seed"] for sample in samples]}
+def collate(samples: list[dict]) -> dict:
+    """
+    A batch for `DinoDetrImageProcessor.normalize_padded`, which makes the model's of it on the device.
+
+    Returns:
+        `pixel_values` uint8 `[B, 3, H, W]`, RGB, padded with zeros at the right and bottom, channels last in memory;
+        `labels` as the processor gives them; the samples' `noise_seeds`; and `unreadable`, the image files that were
+        skipped.
+    """
+    images = [sample["image"] for sample in samples]
+    sizes = [image.shape[-2:] for image in images]
+    return {
+        "pixel_values": stack_padded(images, memory_format=torch.channels_last),
+        "labels": [encode_annotation(sample["annotation"], size, size) for sample, size in zip(samples, sizes)],
+        "noise_seeds": [sample["noise_seed"] for sample in samples],
+        "unreadable": [fault for sample in samples for fault in sample["unreadable"]],
+    }
 
 
 def _areas(boxes: torch.Tensor) -> torch.Tensor:
@@ -122,4 +173,4 @@ def _areas(boxes: torch.Tensor) -> torch.Tensor:
 
 def _nonempty(boxes: torch.Tensor) -> list[int]:
     """Positions of the boxes that have an extent."""
-    return ((boxes[:, 2:] - boxes[:, :2]) > _SMALLEST_SIDE).all(1).nonzero().flatten().tolist()
+    return ((boxes[:, 2:] - boxes[:, :2]) > SMALLEST_SIDE).all(1).nonzero().flatten().tolist()

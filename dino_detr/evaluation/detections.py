@@ -6,10 +6,14 @@ from functools import partial
 
 import numpy as np
 import torch
-from datasets import Dataset
+from datasets import Dataset, Image
 from torch.utils.data import DataLoader
+from transformers.utils import logging
 
+from ..data.image_files import image_name
 from ..image_processing_dino_detr import select_detections
+
+logger = logging.get_logger(__name__)
 
 
 @torch.no_grad()
@@ -20,7 +24,7 @@ def detect(
     The best detections on each of the rows named by `indices`, in no particular order.
 
     Batches hold images of one size, so nothing is padded and an image's result does not depend on its neighbours. Only
-    the `top_k` detections leave the device.
+    the `top_k` detections leave the device. An image that cannot be read is named in a warning and has none.
 
     Yields:
         `{"image_id", "scores" [n], "labels" [n], "boxes" [n, 4]}`, numpy float32 (labels int16), best first; boxes are
@@ -37,13 +41,15 @@ def detect(
         for start in range(0, len(same_size), batch_size)
     ]
     loader = DataLoader(
-        rows.select_columns(["image", "image_id"]),
+        rows.select_columns(["image", "image_id"]).cast_column("image", Image(decode=False)),
         batch_sampler=batches,
         num_workers=num_workers,
         collate_fn=partial(_process, processor=processor),
         generator=torch.Generator(),  # the global one is training's
     )
-    for image_ids, image_sizes, groups in loader:
+    for image_ids, image_sizes, groups, unreadable in loader:
+        for fault in unreadable:
+            logger.warning(f"{fault}: left out")
         for positions, pixel_values in groups:
             outputs = model(pixel_values.to(model.device))
             target_sizes = [image_sizes[position] for position in positions]
@@ -58,9 +64,17 @@ def detect(
                 }
 
 
-def _process(samples: list[dict], processor) -> tuple[list, list, list]:
+def _process(samples: list[dict], processor) -> tuple[list, list, list, list]:
     """Images of one processed size together; the annotation file's sizes, by which they came, may be wrong."""
-    images = [processor.process_image(sample["image"], do_convert_rgb=True) for sample in samples]
+    images, image_ids, unreadable = [], [], []
+    for sample in samples:
+        try:
+            image = Image().decode_example(sample["image"])
+        except Exception as fault:  # Pillow's readers raise whatever comes
+            unreadable.append(f"{image_name(**sample)}: {fault}")
+            continue
+        images.append(processor.process_image(image, do_convert_rgb=True))
+        image_ids.append(sample["image_id"])
     by_size = defaultdict(list)
     for position, image in enumerate(images):
         by_size[image.shape].append(position)
@@ -68,13 +82,16 @@ def _process(samples: list[dict], processor) -> tuple[list, list, list]:
         (positions, processor([images[position] for position in positions], return_tensors="pt")["pixel_values"])
         for positions in by_size.values()
     ]
-    return [sample["image_id"] for sample in samples], [tuple(image.shape[-2:]) for image in images], groups
+    return image_ids, [tuple(image.shape[-2:]) for image in images], groups, unreadable
 
 
-def references(rows: Dataset) -> list[dict]:
-    """The truth of the rows as `CocoDetectionMetric` takes it."""
+def references(rows: Dataset, detections: list[dict]) -> list[dict]:
+    """The truth of the rows that were detected in, as `CocoDetectionMetric` takes it."""
+    seen = {detection["image_id"] for detection in detections}
     result = []
     for row in rows.select_columns(["image_id", "objects"]):
+        if row["image_id"] not in seen:  # the image could not be read
+            continue
         boxes = np.asarray(row["objects"]["bbox"], dtype=np.float64).reshape(-1, 4)
         boxes[:, 2:] += boxes[:, :2]
         result.append(

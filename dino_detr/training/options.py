@@ -15,10 +15,12 @@ COCO_SIZES = [480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800]
 # Of two that exclude one another, the command line's replaces the recipe's.
 _RIVALS = [("model", "backbone"), ("lr_decay_steps", "lr_scheduler_type"), ("max_steps", "num_train_epochs")]
 
+_AUGMENTATION = ["augmentation", "horizontal_flip", "photometric_distort", "zoom_out", "iou_crop"]
+
 # Options that have an effect only where others allow it: (option, what decides, whether it has one).
 _CONDITIONS = [
     ("patch_size", {"model", "backbone"}, lambda options: options.backbone is not None),
-    ("augmentation", {"overfit_images"}, lambda options: options.overfit_images is None),
+    *((name, {"overfit_images"}, lambda options: options.overfit_images is None) for name in _AUGMENTATION),
     ("eval_split", {"overfit_images"}, lambda options: options.overfit_images is None),
     ("lr_scheduler_type", {"lr_decay_steps"}, lambda options: not options.lr_decay_steps),
     ("lr_scheduler_kwargs", {"lr_decay_steps"}, lambda options: not options.lr_decay_steps),
@@ -62,16 +64,28 @@ class DinoDetrTrainingArguments(TrainingArguments):
     )
     num_queries: int | None = field(default=None, metadata={"help": "Object queries of a new detector."})
     num_denoising: int | None = field(default=None, metadata={"help": "Denoising budget of a new detector."})
-    dataset: str | None = field(default=None, metadata={"help": "COCO folder or `digits`."})
+    dataset: str | None = field(default=None, metadata={"help": "COCO folder, saved data set, Hub id, or `digits`."})
     train_split: str = field(default="train", metadata={"help": "Split to train on."})
     eval_split: str = field(default="val", metadata={"help": "Split to evaluate on."})
+    strict: bool = field(
+        default=False, metadata={"help": "Refuse data with defects, where they would be left out or set right."}
+    )
     total_batch_size: int = field(default=16, metadata={"help": "Images a step, over all processes and accumulation."})
     image_sizes: list[int] = field(
         default_factory=lambda: list(COCO_SIZES),
         metadata={"help": "Shortest edges drawn in training; the largest is used in evaluation."},
     )
     max_image_size: int = field(default=1333, metadata={"help": "Longest edge."})
-    augmentation: str = field(default="reference", metadata={"help": "`reference` or `none`."})
+    augmentation: str = field(
+        default="reference", metadata={"help": "`reference`, `large_scale_jitter`, `finetune` or `none`."}
+    )
+    horizontal_flip: float | None = field(
+        default=None,
+        metadata={"help": "Probability of a flip; this and the next three: the augmentation's own by default."},
+    )
+    photometric_distort: bool | None = field(default=None, metadata={"help": "Distort colours."})
+    zoom_out: bool | None = field(default=None, metadata={"help": "Put images on larger canvases."})
+    iou_crop: bool | None = field(default=None, metadata={"help": "Crop around objects, as SSD does."})
     overfit_images: int | None = field(
         default=None,
         metadata={
@@ -149,6 +163,7 @@ class DinoDetrTrainingArguments(TrainingArguments):
             if self.overfit_images < 1:
                 raise ValueError(f"overfit_images={self.overfit_images} must be at least 1")
             self.augmentation, self.image_sizes = "none", [max(self.image_sizes)]
+            self.horizontal_flip = self.photometric_distort = self.zoom_out = self.iou_crop = None
             self.eval_split = self.train_split
         super().__post_init__()
         if self.model is None and self.backbone is None and "backbone_config" not in (self.model_config or {}):

@@ -7,8 +7,10 @@ from datasets import Dataset
 from transformers import set_seed
 from transformers.utils import logging
 
-from ..data import category_ids, class_names, load_detection_dataset
-from ..data.augmentation import build_augmentation
+from ..data import category_ids, class_names
+from ..data.augmentation import Augmentation, build_augmentation
+from ..data.check import Report, check_split, summarise
+from ..data.findings import KEPT_EXAMPLES
 from ..data.samples import TrainingSamples, count_objects, drop_images_without_boxes
 from ..hub.cards import write_card
 from ..image_processing_dino_detr import DinoDetrImageProcessor
@@ -33,14 +35,19 @@ def prepare(options: DinoDetrTrainingArguments) -> DetectionTrainer:
         FileNotFoundError, ValueError: for data, weights or options that cannot be trained with.
         OSError: if the run folder cannot be written to, has no room, or holds another run (see `claim_output_dir`).
     """
+    augmentation = augmentation_of(options)
     options.resume_from_checkpoint = claim_output_dir(options)
     set_seed(options.seed)
-    train_rows = drop_images_without_boxes(load_detection_dataset(options.dataset, options.train_split))
+    if Path(options.dataset).is_file() and options.train_split != options.eval_split:
+        raise ValueError(
+            f"{options.dataset} is one split, to train on or to evaluate on: put files of both, "
+            f"{options.train_split}.json and {options.eval_split}.json, into a folder and give that as dataset"
+        )
+    reports = _check(options)
+    train_rows, eval_rows = drop_images_without_boxes(reports[0].rows), reports[-1].rows
     if not len(train_rows):
         raise ValueError(f"{options.dataset}: no image of {options.train_split} has a box to learn from")
-    if options.overfit_images is None:
-        eval_rows = load_detection_dataset(options.dataset, options.eval_split)
-    else:
+    if options.overfit_images is not None:
         train_rows = eval_rows = _first_images(train_rows, options)
     if class_names(train_rows) != class_names(eval_rows):
         raise ValueError(
@@ -54,7 +61,6 @@ def prepare(options: DinoDetrTrainingArguments) -> DetectionTrainer:
     processor = DinoDetrImageProcessor(
         size={"shortest_edge": max(options.image_sizes), "longest_edge": options.max_image_size}
     )
-    augmentation = build_augmentation(options.augmentation, options.image_sizes, options.max_image_size)
     return DetectionTrainer(
         model=model,
         args=options,
@@ -62,6 +68,37 @@ def prepare(options: DinoDetrTrainingArguments) -> DetectionTrainer:
         train_dataset=TrainingSamples(train_rows, augmentation, options.seed),
         eval_dataset=eval_rows,
         callbacks=[RunFolder(options)],
+    )
+
+
+def _check(options: DinoDetrTrainingArguments) -> list[Report]:
+    """Of the split to train on and, if it is another, of that to evaluate on; in the log and the run folder too."""
+    reports = []
+    with options.main_process_first(local=False, desc="checking the data"):  # the others find it in the cache
+        for split in dict.fromkeys((options.train_split, options.eval_split)):
+            reports.append(check_split(options.dataset, split, other_splits=reports))
+    summary = summarise(reports)
+    if options.process_index == 0:
+        for report in reports:
+            if report.findings:
+                logger.warning(report.format(examples=0))
+        (logger.warning if any(report.findings for report in reports) else logger.info)(summary)
+        text = "\n\n".join([report.format(examples=KEPT_EXAMPLES) for report in reports] + [summary])
+        (Path(options.output_dir) / "data_report.txt").write_text(text + "\n", encoding="utf-8")
+    if options.strict and any(report.defects for report in reports):
+        raise ValueError(f"strict: {summary}; {Path(options.output_dir) / 'data_report.txt'} names them")
+    return reports
+
+
+def augmentation_of(options: DinoDetrTrainingArguments) -> Augmentation:
+    return build_augmentation(
+        options.augmentation,
+        options.image_sizes,
+        options.max_image_size,
+        options.horizontal_flip,
+        options.photometric_distort,
+        options.zoom_out,
+        options.iou_crop,
     )
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import torch
 import yaml
-from PIL import Image
 from transformers import TrainerCallback
 from transformers.utils import logging
 
@@ -16,6 +15,7 @@ from .. import __version__
 from ..evaluation import draw_detections, draw_plots
 from ..evaluation.detections import detect
 from ..evaluation.history import read_history
+from ..evaluation.pictures import make_grid
 from ..image_processing_dino_detr import upright_rgb
 from .options import DinoDetrTrainingArguments
 
@@ -87,15 +87,14 @@ def draw_sample_detections(model, processor, rows, folder: Path, count: int = 12
     count = min(count, len(rows))
     found = {detections["image_id"]: detections for detections in detect(model, processor, rows, range(count))}
     tiles = []
-    for row in rows.select(range(count)):
+    image_ids = rows.select_columns(["image_id"])[:count]["image_id"]
+    readable = [index for index, image_id in enumerate(image_ids) if image_id in found]
+    for row in rows.select(readable):
         detections = found[row["image_id"]]
         keep = detections["scores"] > threshold
         kept = {name: detections[name][keep] for name in ("scores", "labels", "boxes")}
         tiles.append(draw_detections(upright_rgb(row["image"]), kept, model.config.id2label))
-    width, height = (max(tile.size[side] for tile in tiles) for side in (0, 1))
-    columns = 4
-    grid = Image.new("RGB", (columns * width, -(-count // columns) * height), "white")
-    for index, tile in enumerate(tiles):
-        grid.paste(tile, (index % columns * width, index // columns * height))
+    if not tiles:
+        return
     (folder / "plots").mkdir(exist_ok=True)
-    grid.save(folder / "plots" / "detections.png")
+    make_grid(tiles).save(folder / "plots" / "detections.png")

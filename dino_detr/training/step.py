@@ -16,7 +16,7 @@ class Step:
     All that determines a step of this process besides the weights.
 
     Args:
-        batches: the micro-batches, as `collate` makes them.
+        batches: the micro-batches, as `collate` makes them, but with pixels as the model takes them.
         most_boxes: of one image of the step, over all processes.
         loss_normalisers: float32 `[2]`, on the CPU, for each part's loss.
         random_state: of torch's generators before the step, by device type.

@@ -4,7 +4,6 @@ import errno
 import os
 import shutil
 import time
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -18,7 +17,7 @@ from transformers.utils import logging
 
 from ..data import category_ids, class_names
 from ..data.samples import collate
-from ..data.sampling import AspectGroupedSampler
+from ..data.sampling import SizeGroupedSampler
 from ..evaluation import CocoDetectionMetric
 from ..evaluation.coco_score import FIGURES
 from ..evaluation.detections import detect, references
@@ -36,6 +35,7 @@ from .preemption import EVALUATION_DUE, Preempted, Preemption, outlive_first_sig
 from .progress import ProgressBar
 from .sharding import gather, load_optimizer, load_weights, own_class, prepare_sharding, whole_parameters
 from .step import Step, random_state
+from .unreadable import UnreadableImages
 from .zero_ap import explain_zero_ap
 
 logger = logging.get_logger(__name__)
@@ -65,7 +65,7 @@ class DetectionTrainer(Trainer):
     """
 
     def __init__(self, processor, **kwargs):
-        super().__init__(processing_class=processor, data_collator=partial(collate, processor=processor), **kwargs)
+        super().__init__(processing_class=processor, data_collator=collate, **kwargs)
         if self.is_fsdp_enabled and self.accelerator.is_fsdp2:
             prepare_sharding(self.model, self.accelerator)
         elif self.is_fsdp_enabled or os.environ.get("ACCELERATE_USE_FSDP") == "true":
@@ -93,13 +93,14 @@ class DetectionTrainer(Trainer):
         self.per_class: dict[str, dict[str, float]] = {}
         self._step: Step | None = None  # under way
         self._watch = StepWatch(self)
+        self._unreadable = UnreadableImages()
         self._cpu_group = None  # of all processes, for numbers that need not wait for a device
         self._terms: dict[str, torch.Tensor] = {}
         self._steps, self._waited, self._since = 0, 0.0, time.perf_counter()
 
-    def _get_train_sampler(self, train_dataset=None) -> AspectGroupedSampler:
+    def _get_train_sampler(self, train_dataset=None) -> SizeGroupedSampler:
         samples = self.train_dataset if train_dataset is None else train_dataset
-        return AspectGroupedSampler(samples, self.args.total_batch_size)
+        return SizeGroupedSampler(samples, self.args.total_batch_size)
 
     def get_train_dataloader(self):
         loader = super().get_train_dataloader()
@@ -270,13 +271,22 @@ class DetectionTrainer(Trainer):
 
     def get_batch_samples(self, *args, **kwargs):
         started = time.perf_counter()
-        batches = super().get_batch_samples(*args, **kwargs)
+        batches, items = super().get_batch_samples(*args, **kwargs)
         self._waited += time.perf_counter() - started
-        if batches[0]:
-            self._step = self._count_boxes(batches[0])
-        return batches
+        unreadable = [fault for batch in batches for fault in batch.pop("unreadable")]
+        self._unreadable.name(unreadable)
+        batches = [self._normalize(batch) for batch in batches]
+        if batches:
+            self._step = self._count_boxes(batches, len(unreadable))
+        return batches, items
 
-    def _count_boxes(self, batches: list[dict]) -> Step:
+    def _normalize(self, batch: dict) -> dict:
+        """What `collate` made, on the device: with its pixels as the model takes them."""
+        batch = self._prepare_inputs(batch)
+        sizes = torch.stack([label["size"] for label in batch["labels"]])
+        return batch | self.processor.normalize_padded(batch["pixel_values"], sizes)
+
+    def _count_boxes(self, batches: list[dict], unreadable: int) -> Step:
         """
         The step of these batches. Its boxes are counted over all processes and accumulated batches, so that its
         gradient does not depend on their number.
@@ -285,10 +295,11 @@ class DetectionTrainer(Trainer):
         """
         counts = [len(label["class_labels"]) for batch in batches for label in batch["labels"]]
         denoised = sum(min(count, self.model.config.num_denoising) for count in counts)
-        numbers = [[int(self.preemption.asked), max(counts), sum(counts), denoised]]
+        numbers = [[int(self.preemption.asked), max(counts), unreadable, len(counts), sum(counts), denoised]]
         numbers = self.gather_numbers(torch.tensor(numbers))
         self.preemption.agreed = bool(numbers[:, 0].any())
-        totals = numbers[:, 2:].sum(0).float().clamp(min=1)
+        self._unreadable.count(*numbers[:, 2:4].sum(0).tolist())
+        totals = numbers[:, 4:].sum(0).float().clamp(min=1)
         # the losses of the parts are averaged
         return Step(batches, int(numbers[:, 1].max()), totals / (len(batches) * self.args.world_size))
 
@@ -331,6 +342,7 @@ class DetectionTrainer(Trainer):
             logs["seconds_per_step"] = elapsed / self._steps * self.args.gradient_accumulation_steps
             logs["data_wait_share"] = self._waited / elapsed
             logs["peak_memory_mib"] = peak_memory_mib()
+            logs["unreadable_images"] = self._unreadable.end_interval()
             self._reset_log()
         super().log(logs, start_time)
 
@@ -395,7 +407,7 @@ class DetectionTrainer(Trainer):
         figures = [None]
         if self.is_world_process_zero():
             metric = CocoDetectionMetric(category_ids=category_ids(rows), class_names=class_names(rows))
-            truth = references(rows)
+            truth = references(rows, detections)
             metric.add_batch(predictions=detections, references=truth)
             figures = [metric.compute()]
             if explain_zero:

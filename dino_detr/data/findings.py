@@ -1,0 +1,117 @@
+"""What is found wrong with a data set, and what is done about it."""
+
+import os
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+KEPT_EXAMPLES = 1000  # of a kind; the others are only counted
+
+
+class Kind(NamedTuple):
+    """A kind of finding: what it is, in the plural; what is done, to what; a word on that; whether it is a defect.
+
+    Defects contradict the data or cost some of it. Remarks (of what is absent, or filled with what it can only be)
+    are no reason for `--strict` to refuse.
+    """
+
+    what: str
+    action: str
+    thing: str
+    note: str = ""
+    defect: bool = True
+
+
+KINDS = {  # in the order of a report
+    "unusable_image": Kind("image entries without file_name or whole-number id", "drop", "image"),
+    "repeated_image_id": Kind("image entries that repeat an id", "drop", "image", "the first is kept"),
+    "missing_file": Kind("image files that are missing", "drop", "image"),
+    "not_an_image": Kind("files that are not images", "drop", "image"),
+    "truncated_file": Kind("image files that are truncated or damaged", "drop", "image"),
+    "wrong_size": Kind(
+        "images whose width and height are not the file's", "correct", "size", "the file's, upright, are taken"
+    ),
+    "unusable_category": Kind("categories that repeat an id or have none", "drop", "category", "the first is kept"),
+    "unknown_image_id": Kind("annotations of unknown images", "drop", "box"),
+    "unknown_category_id": Kind("annotations of unknown categories", "drop", "box"),
+    "malformed_box": Kind("boxes that are not four numbers", "drop", "box"),
+    "nonfinite_box": Kind("boxes with NaN or infinity", "drop", "box"),
+    "negative_box": Kind("boxes of negative width or height", "drop", "box"),
+    "zero_sized_box": Kind("boxes of no width or height", "drop", "box"),
+    "outside_box": Kind("boxes wholly outside the image", "drop", "box"),
+    "oversized_box": Kind("boxes larger than the image", "clip", "box"),
+    "crossing_box": Kind("boxes partly outside the image", "clip", "box"),
+    "repeated_annotation_id": Kind("annotations that repeat an id", "renumber", "annotation"),
+    "same_image": Kind("images that another split has too", "keep", "image", "figures on them say little"),
+    "missing_annotation_id": Kind("annotations without id", "fill", "id", "with new numbers", defect=False),
+    "missing_area": Kind("annotations without area", "fill", "area", "with width x height", defect=False),
+    "missing_iscrowd": Kind("annotations without iscrowd", "fill", "iscrowd", "with 0", defect=False),
+    "missing_size": Kind("images without width and height", "fill", "size", "from the file", defect=False),
+    "image_without_boxes": Kind(
+        "images without boxes", "keep", "image", "evaluated on, left out of training", defect=False
+    ),
+    "crowded_image": Kind("images with more boxes than num_queries", "keep", "image", defect=False),
+    "absent_class": Kind("classes without boxes", "keep", "class", defect=False),
+    "unnamed_file": Kind("image files that no annotation names", "ignore", "file", defect=False),
+}
+
+_DONE = {"drop": "dropped", "clip": "clipped", "correct": "corrected", "renumber": "given new ids", "fill": "filled"}
+_DONE |= {"keep": "kept", "ignore": "ignored"}
+
+
+class Example(NamedTuple):
+    """One case: a file, the id of the annotation if it is about one, and what is seen there."""
+
+    file: str
+    annotation_id: int | None = None
+    value: object = None
+
+
+@dataclass
+class Finding:
+    """All cases of a kind, the first of them as examples."""
+
+    kind: str
+    count: int = 0
+    examples: list[Example] = field(default_factory=list)
+
+    @property
+    def action(self) -> str:
+        """`drop`, `clip`, `correct`, `renumber`, `fill`, `keep` or `ignore`."""
+        return KINDS[self.kind].action
+
+    @property
+    def is_defect(self) -> bool:
+        return KINDS[self.kind].defect
+
+    def format(self) -> str:
+        """One line: how many of what, and what is done."""
+        what, action, _, note, _ = KINDS[self.kind]
+        return f"{self.count:>7}  {what}: {_DONE[action]}" + (f" ({note})" if note else "")
+
+    def format_examples(self, most: int, root: str) -> list[str]:
+        """At most this many lines, and one that says how many more there are; files as seen from the folder `root`."""
+        lines = []
+        for file, annotation_id, value in self.examples[:most]:
+            name = os.path.relpath(file, root) if file.startswith(f"{root}{os.sep}") else file
+            number = "" if annotation_id is None else f", annotation {annotation_id}"
+            lines.append(f"{'':9}  {name}{number}" + ("" if value is None else f": {value}"))
+        if self.count > len(lines):
+            lines.append(f"{'':9}  and {self.count - len(lines):,} more")
+        return lines
+
+
+class Findings:
+    """Collects findings while a split is read and checked."""
+
+    def __init__(self):
+        self._by_kind: dict[str, Finding] = {}
+
+    def add(self, kind: str, file: str, annotation_id: int | None = None, value: object = None) -> None:
+        finding = self._by_kind.setdefault(kind, Finding(kind))
+        finding.count += 1
+        if len(finding.examples) < KEPT_EXAMPLES:
+            finding.examples.append(Example(str(file), annotation_id, value))
+
+    def sorted(self) -> list[Finding]:
+        """In the order of `KINDS`."""
+        return [self._by_kind[kind] for kind in KINDS if kind in self._by_kind]

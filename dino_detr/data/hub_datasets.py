@@ -1,0 +1,299 @@
+"""Data sets of the Hugging Face Hub, or saved by `datasets`, as rows.
+
+Their columns are `image` and `objects`, and, if there are, `image_id`, `width` and `height`. `objects` holds, as lists
+or as a list of structs, `bbox` in COCO's x, y, width, height in pixels and one of the fields of `CATEGORY_FIELDS`, and,
+if there are, `area`, `iscrowd` or `is_crowd`, `id` or `bbox_id`.
+"""
+
+import io
+import json
+import re
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from datasets import (
+    ClassLabel,
+    Dataset,
+    DatasetDict,
+    Image,
+    IterableDataset,
+    LargeList,
+    List,
+    ReadInstruction,
+    Value,
+    concatenate_datasets,
+    load_dataset,
+    load_from_disk,
+)
+from transformers.utils import logging
+
+from .image_files import read_upright_size
+from .rows import detection_features
+from .shared_rows import share_rows
+from .splits import choose_split
+
+logger = logging.get_logger(__name__)
+
+CATEGORY_FIELDS = ("category", "categories", "category_id", "label", "labels")
+
+
+def is_saved_dataset(folder: Path) -> bool:
+    """Whether `load_from_disk` or `load_dataset` can read a folder."""
+    saved = ("dataset_dict.json", "state.json", "**/*.parquet", "**/*.arrow", "**/metadata.jsonl", "**/metadata.csv")
+    return folder.is_dir() and any(next(folder.glob(pattern), None) for pattern in saved)
+
+
+def load_hub_dataset(source: str, split: str) -> Dataset:
+    """Read one split of `user/name`, `user/name:config`, or a folder for which `is_saved_dataset` holds.
+
+    Args:
+        split: its name, or a part of it in the notation of `datasets`, such as `train[:90%]`.
+
+    Raises:
+        FileNotFoundError: there is no such split.
+        OSError: there is no such data set on the Hub, or the Hub cannot be reached.
+        ValueError: the columns are not as they must be (see `detection_rows`).
+    """
+    splits = _load_splits(source)
+    name, part = re.fullmatch(r"([^\[]*)(\[.*\])?", split).groups()
+    name = choose_split(name, splits, source)
+    try:
+        rows = detection_rows(splits[name], [other for key, other in splits.items() if key != name])
+    except ValueError as error:
+        raise ValueError(f"{source}, split {name!r}: {error}") from error
+    if part is None:
+        return rows
+    # Taken of the rows, so that images without an id of their own have different ones in different parts.
+    (span,) = ReadInstruction.from_spec(name + part).to_absolute({name: len(rows)})
+    return rows.select(range(span.from_ or 0, len(rows) if span.to is None else span.to))
+
+
+def list_hub_splits(source: str) -> list[str]:
+    """The splits of a source that `load_hub_dataset` takes, which fetches it."""
+    return list(_load_splits(source))
+
+
+def detection_rows(dataset: Dataset | IterableDataset, others: list[Dataset] = ()) -> Dataset:
+    """The rows of `rows.py` of a data set with the columns above. Images stay as they are, unread and undecoded.
+
+    Class names and ids are those of a `ClassLabel`; plain category ids are their own names, plain names are numbered in
+    alphabetical order, and where there are both, they go together. Missing image ids, or such as are not whole numbers,
+    are counted from 0; missing sizes are read from the images' headers; a missing `area` is w * h, a missing `iscrowd`
+    0. A stream is written to the cache of `datasets` first: training needs its length and the images' sizes.
+
+    Args:
+        others: further splits, whose categories count too where there is no `ClassLabel`.
+
+    Raises:
+        ValueError: columns or fields are missing, image ids repeat, categories are unknown, or boxes are not x, y,
+            width, height in pixels.
+    """
+    if isinstance(dataset, IterableDataset):
+        dataset = _write_stream(dataset)
+    features = _features_of_objects(dataset)
+    labels = [name for name in CATEGORY_FIELDS if name in features]
+    if "bbox" not in features or not labels:
+        raise ValueError(
+            f"objects has the fields {', '.join(features)}; it needs bbox and one of {', '.join(CATEGORY_FIELDS)}. "
+            "Rename yours with dataset.map, save the result with save_to_disk, and give its folder."
+        )
+    lengths, objects = _flat_objects(dataset)
+    names, ids, category = _classes([objects, *(_flat_objects(other)[1] for other in others)], features, labels)
+    boxes = _boxes(objects["bbox"])
+    sizes = _sizes(dataset)
+    _check_boxes(boxes, np.repeat(sizes, lengths, axis=0))
+    fields = {
+        "id": _numbers(objects, ("id", "bbox_id"), np.arange(1, len(boxes) + 1)),
+        "bbox": pa.FixedSizeListArray.from_arrays(pa.array(boxes.reshape(-1)), 4),
+        "category": category,
+        "area": _numbers(objects, ("area",), boxes[:, 2] * boxes[:, 3]),
+        "iscrowd": _numbers(objects, ("iscrowd", "is_crowd"), np.zeros(len(boxes), dtype=np.int64)),
+    }
+    offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]), pa.int32())
+    lists = [pa.ListArray.from_arrays(offsets, values) for values in fields.values()]
+    columns = {
+        "image_id": pa.array(_image_ids(dataset)),
+        "width": pa.array(sizes[:, 0]),
+        "height": pa.array(sizes[:, 1]),
+        "objects": pa.StructArray.from_arrays(lists, list(fields)),
+    }
+    features = detection_features(names, ids)
+    del features["image"]
+    annotations = share_rows(pa.table(columns).cast(features.arrow_schema))
+    return concatenate_datasets([dataset.select_columns(["image"]).cast_column("image", Image()), annotations], axis=1)
+
+
+def _load_splits(source: str) -> DatasetDict:
+    """All splits: their names are needed, and their categories if these are plain numbers; `datasets` fetches all
+    of them in any case."""
+    folder = Path(source).expanduser()
+    if (folder / "dataset_dict.json").exists() or (folder / "state.json").exists():
+        saved = load_from_disk(folder)
+        return saved if isinstance(saved, DatasetDict) else DatasetDict({str(saved.split or "train"): saved})
+    if folder.exists():
+        return load_dataset(str(folder))
+    name, _, configuration = source.partition(":")
+    try:
+        return load_dataset(name, configuration or None)
+    except OSError as error:
+        raise OSError(f"There is no folder {source} here, and as a data set of the Hub: {error}") from error
+
+
+def _write_stream(stream: IterableDataset) -> Dataset:
+    if stream.features is None:
+        raise ValueError("the stream does not say its features: load it without streaming=True")
+    logger.warning_once("A streamed data set is written to the cache first: training needs its length and image sizes")
+    encoded = stream.cast_column("image", Image(decode=False))
+    return Dataset.from_generator(encoded.__iter__, features=encoded.features)
+
+
+def _features_of_objects(dataset: Dataset) -> dict:
+    """The features of the fields of `objects`, each of one object."""
+    missing = [name for name in ("image", "objects") if name not in dataset.features]
+    if missing:
+        raise ValueError(
+            f"it has the columns {', '.join(dataset.features)}, not {', '.join(missing)}. Rename yours with "
+            "dataset.rename_column, save the result with save_to_disk, and give its folder."
+        )
+    objects = dataset.features["objects"]
+    if isinstance(objects, (List, LargeList)) and isinstance(objects.feature, dict):
+        return objects.feature
+    if isinstance(objects, dict):
+        return {name: field.feature for name, field in objects.items() if isinstance(field, (List, LargeList))}
+    raise ValueError(f"objects is {objects}; expected lists of fields, or a list of structs.")
+
+
+def _flat_objects(dataset: Dataset) -> tuple[np.ndarray, dict[str, pa.Array]]:
+    """Objects per row `[rows]`, and each field of all objects, end to end."""
+    fields = list(_features_of_objects(dataset))
+    objects = dataset.select_columns(["objects"]).with_format("arrow")[:]["objects"].combine_chunks()
+    if not pa.types.is_struct(objects.type):
+        flat = pc.list_flatten(objects)
+        return _lengths(objects), {name: pc.struct_field(flat, name) for name in fields}
+    lists = {name: pc.struct_field(objects, name) for name in fields}
+    lengths = {name: _lengths(values) for name, values in lists.items()}
+    first = fields[0]
+    for name in fields:
+        if differ := np.flatnonzero(lengths[name] != lengths[first]).tolist():
+            row = differ[0]
+            raise ValueError(
+                f"row {row} has {lengths[first][row]} of objects.{first}, but {lengths[name][row]} of objects.{name}."
+            )
+    return lengths[first], {name: pc.list_flatten(values) for name, values in lists.items()}
+
+
+def _lengths(lists: pa.Array) -> np.ndarray:
+    return pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False).astype(np.int64)
+
+
+def _boxes(values: pa.Array) -> np.ndarray:
+    """float64 `[boxes, 4]`."""
+    if not pa.types.is_nested(values.type) or pa.types.is_struct(values.type):
+        raise ValueError(f"objects.bbox is {values.type} for each object; expected four numbers, x, y, width, height.")
+    wrong = np.flatnonzero(_lengths(values) != 4)
+    if len(wrong):
+        raise ValueError(
+            f"objects.bbox is {values[int(wrong[0])].as_py()}; expected four numbers, x, y, width, height."
+        )
+    return pc.list_flatten(values).cast(pa.float64()).to_numpy(zero_copy_only=False).reshape(-1, 4)
+
+
+def _numbers(objects: dict[str, pa.Array], names: tuple[str, ...], default: np.ndarray) -> pa.Array:
+    """The first of these fields that holds numbers, nulls filled from `default [objects]`."""
+    wanted = pa.from_numpy_dtype(default.dtype)
+    for name in names:
+        values = objects.get(name)
+        if values is not None and (pa.types.is_primitive(values.type) or pa.types.is_boolean(values.type)):
+            return pc.coalesce(values.cast(wanted, safe=False), pa.array(default))
+    return pa.array(default)
+
+
+def _classes(splits: list[dict], features: dict, labels: list[str]) -> tuple[list[str], list[int], pa.Array]:
+    """Names and original ids of the classes, and the class index of each object of the first split."""
+    for name in labels:
+        feature = features[name]
+        if isinstance(feature, ClassLabel):
+            ids = _original_ids(feature)
+            indices = splits[0][name].cast(pa.int64())
+            if indices.null_count or pc.any(pc.or_(pc.less(indices, 0), pc.greater_equal(indices, len(ids)))).as_py():
+                raise ValueError(f"objects.{name} has values that are not of its {len(ids)} classes.")
+            return feature.names, ids, indices
+    kinds = {name: str(features[name].dtype) for name in labels if isinstance(features[name], Value)}
+    plain_ids = next((name for name, kind in kinds.items() if "int" in kind), None)
+    plain_names = next((name for name, kind in kinds.items() if "string" in kind), None)
+    field = plain_ids or plain_names
+    if field is None:
+        raise ValueError(f"objects.{labels[0]} is {features[labels[0]]}; expected a ClassLabel, integers or strings.")
+    for split in splits:
+        if split[field].null_count:
+            raise ValueError(f"objects.{field} lacks a value in {split[field].null_count} objects.")
+    values = sorted(set().union(*(pc.unique(split[field]).to_pylist() for split in splits)))
+    indices = pc.index_in(splits[0][field], pa.array(values, splits[0][field].type)).cast(pa.int64())
+    if field == plain_names:
+        return values, list(range(len(values))), indices
+    names = {}
+    if plain_names is not None:
+        for split in splits:
+            names |= dict(zip(split[plain_ids].to_pylist(), split[plain_names].to_pylist()))
+    return [names.get(id_) or str(id_) for id_ in values], values, indices
+
+
+def _original_ids(feature: ClassLabel) -> list[int]:
+    """Those that `detection_features` wrote there, or 0..K-1."""
+    try:
+        ids = json.loads(feature.id or "")
+    except ValueError:
+        ids = None
+    return ids if isinstance(ids, list) and len(ids) == feature.num_classes else list(range(feature.num_classes))
+
+
+def _image_ids(dataset: Dataset) -> np.ndarray:
+    """int64 `[rows]`."""
+    feature = dataset.features.get("image_id")
+    if not isinstance(feature, Value) or "int" not in feature.dtype:
+        return np.arange(len(dataset))
+    ids = _column(dataset, "image_id")
+    if ids.null_count or len(pc.unique(ids)) < len(ids):
+        raise ValueError("image_id has values that repeat or are missing; remove the column to have them counted.")
+    return ids.cast(pa.int64()).to_numpy(zero_copy_only=False)
+
+
+def _sizes(dataset: Dataset) -> np.ndarray:
+    """Width and height, int64 `[rows, 2]`; 0 where neither the columns nor the images say."""
+    sizes = np.zeros((len(dataset), 2), dtype=np.int64)
+    if {"width", "height"} <= set(dataset.features):
+        columns = [pc.fill_null(_column(dataset, name), 0).cast(pa.int64(), safe=False) for name in ("width", "height")]
+        sizes = np.stack([column.to_numpy(zero_copy_only=False) for column in columns], axis=1)
+    unknown = np.flatnonzero((sizes <= 0).any(axis=1))
+    images = dataset.select_columns(["image"]).cast_column("image", Image(decode=False)).select(unknown)
+    for row, image in zip(unknown, images):
+        encoded = image["image"]
+        with suppress(OSError):  # `check_split` names it
+            sizes[row] = read_upright_size(io.BytesIO(encoded["bytes"]) if encoded["bytes"] else encoded["path"])
+    return sizes
+
+
+def _column(dataset: Dataset, name: str) -> pa.Array:
+    return dataset.select_columns([name]).with_format("arrow")[:][name].combine_chunks()
+
+
+def _check_boxes(boxes: np.ndarray, sizes: np.ndarray) -> None:
+    """Refuse what can be no x, y, width, height in pixels; both arguments are `[boxes, ...]`."""
+    usable = np.isfinite(boxes).all(axis=1) & (sizes > 0).all(axis=1)
+    boxes, sizes = boxes[usable], sizes[usable]
+    if not len(boxes):
+        return
+    example = f"objects.bbox, such as {boxes[0].round(3).tolist()} in an image of {sizes[0].tolist()} pixels, "
+    convert = "Convert it with dataset.map, save the result with save_to_disk, and give its folder."
+    if boxes.max() <= 1:
+        raise ValueError(f"{example}is never above 1: it is normalised, not in pixels. {convert}")
+    outside = (boxes[:, :2] + boxes[:, 2:] > sizes + 1).any(axis=1).mean()
+    as_corners = (boxes[:, 2:] >= boxes[:, :2]).all(axis=1).mean()
+    if outside > 0.5 or (outside > 0.1 and as_corners > 0.95):
+        raise ValueError(
+            f"{example}leaves the image in {outside:.0%} of the boxes if it is x, y, width, height. It seems to be "
+            f"x1, y1, x2, y2, or of images of another size. {convert}"
+        )

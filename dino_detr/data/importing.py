@@ -1,0 +1,101 @@
+"""YOLO and VOC data sets become COCO folders: training reads one form only."""
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+
+from .foreign import ForeignDataset, ForeignImage
+from .voc import read_voc
+from .yolo import read_yolo
+
+READERS = {"yolo": read_yolo, "voc": read_voc}
+
+
+def import_data(
+    form: str, source: Path, output: Path, val_share: float | None = None, strict: bool = False
+) -> ForeignDataset:
+    """Write a data set as a COCO folder: `annotations/instances_<split>.json`, images in `<split>/`.
+
+    Images are hard links to the source's files where the file system can, else copies. What could not be read is listed
+    in `problems.txt`.
+
+    Args:
+        form: of `READERS`.
+        source: folder, or YOLO's `data.yaml`; it stays as it is.
+        output: folder that does not exist yet, or is empty.
+        val_share: the part of the images (0 < share < 1) that becomes `val`, where the source has no splits or `train`
+            alone; which ones follows from their file names.
+        strict: what cannot be read is an error.
+
+    Raises:
+        FileNotFoundError: there is no such source, or no images in it.
+        FileExistsError: the output holds something.
+        ValueError: the source is not of that form, splits are missing, or, if strict, something cannot be read.
+    """
+    if not source.exists():
+        raise FileNotFoundError(f"there is no {source}")
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise FileExistsError(f"{output} holds something already; choose another --output")
+    data = READERS[form](source)
+    if not any(data.splits.values()):
+        examples = f": {data.problems[0]}" if data.problems else ""
+        raise FileNotFoundError(f"{source} has no images that can be imported{examples}")
+    if strict and data.problems:
+        raise ValueError("\n".join([f"{len(data.problems)} things in {source} cannot be read:", *data.problems]))
+    _split(data, source, val_share)
+    for split, images in data.splits.items():
+        _write_split(output, split, images, data.names)
+    if data.problems:
+        (output / "problems.txt").write_text("\n".join(data.problems) + "\n", encoding="utf-8")
+    return data
+
+
+def _split(data: ForeignDataset, source: Path, val_share: float | None) -> None:
+    if val_share is None:
+        if "all" in data.splits:
+            raise ValueError(f"{source} has no train and val: --val_share 0.2 sets a fifth of the images aside as val")
+        return
+    if not 0 < val_share < 1:
+        raise ValueError(f"val_share={val_share} must be between 0 and 1")
+    if "val" in data.splits:
+        raise ValueError(f"{source} has a val split already: leave out --val_share")
+    whole = "all" if "all" in data.splits else "train"
+    images = data.splits.pop(whole)
+    by_hash = sorted(images, key=lambda image: hashlib.sha256(image.path.name.encode()).digest())
+    num_val = min(max(1, round(val_share * len(images))), len(images) - 1)
+    chosen = {id(image) for image in by_hash[:num_val]}
+    data.splits["train"] = [image for image in images if id(image) not in chosen]
+    data.splits["val"] = [image for image in images if id(image) in chosen]
+
+
+def _write_split(output: Path, split: str, images: list[ForeignImage], names: dict[int, str]) -> None:
+    folder = output / split
+    folder.mkdir(parents=True)
+    (output / "annotations").mkdir(exist_ok=True)
+    entries, annotations, taken = [], [], set()
+    for image_id, image in enumerate(images, start=1):
+        file_name, number = image.path.name, 1
+        while file_name.lower() in taken:  # from another folder
+            number += 1
+            file_name = f"{image.path.stem}_{number}{image.path.suffix}"
+        taken.add(file_name.lower())
+        _link(image.path, folder / file_name)
+        entries.append({"id": image_id, "file_name": file_name, "width": image.width, "height": image.height})
+        for item in image.objects:
+            bbox = [round(value, 4) for value in item.bbox]
+            annotation = {"id": len(annotations) + 1, "image_id": image_id, "category_id": item.category_id}
+            annotation |= {"bbox": bbox, "area": round(item.bbox[2] * item.bbox[3], 4), "iscrowd": 0}
+            annotations.append(annotation | ({"difficult": 1} if item.difficult else {}))
+    categories = [{"id": id_, "name": name} for id_, name in names.items()]
+    content = {"images": entries, "annotations": annotations, "categories": categories}
+    path = output / "annotations" / f"instances_{split}.json"
+    path.write_text(json.dumps(content), encoding="utf-8")
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        os.link(source.resolve(), target)
+    except OSError:  # another file system, or one without links
+        shutil.copy2(source, target)

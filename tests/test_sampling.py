@@ -1,0 +1,73 @@
+"""Batches of one size: every sample once, in an order that is random and can be made again."""
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+
+from dino_detr.data.augmentation import build_augmentation
+from dino_detr.data.samples import TrainingSamples
+from dino_detr.data.sampling import SizeGroupedSampler
+
+SIZES = [480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800]
+
+
+def samples_of(count, augmentation="reference", sizes=SIZES, seed=1):
+    """Photographs of 640 pixels' longer side, most of them wide."""
+    rng = np.random.default_rng(0)
+    table = np.full((count, 2), 640)
+    table[np.arange(count), (rng.random(count) < 0.3).astype(int)] = rng.choice([427, 480, 480, 360], count)
+    rows = Dataset.from_dict({"height": table[:, 0], "width": table[:, 1]})
+    return TrainingSamples(rows, build_augmentation(augmentation, sizes, 1333), seed)
+
+
+def padded_share(order, sizes, batch_size):
+    """Of pixels, batch by batch, by counting."""
+    image, batch = 0, 0
+    for start in range(0, len(order) - batch_size + 1, batch_size):
+        alike = [tuple(sizes[i].tolist()) for i in order[start : start + batch_size]]
+        image += sum(height * width for height, width in alike)
+        batch += batch_size * max(height for height, _ in alike) * max(width for _, width in alike)
+    return 1 - image / batch
+
+
+@pytest.mark.parametrize(("count", "batch_size"), [(3000, 16), (100, 8), (21, 4), (4, 4), (3, 4), (5, 1)])
+def test_every_sample_comes_once_in_an_order_of_its_epoch(count, batch_size):
+    samples = samples_of(count)
+    orders = []
+    for epoch in (0, 1, 0):
+        samples.set_epoch(epoch)
+        orders.append(list(SizeGroupedSampler(samples, batch_size)))
+        assert sorted(orders[-1]) == list(range(count))
+    assert orders[0] == orders[2]
+    if count > 4:
+        assert orders[0] != orders[1]
+        assert list(SizeGroupedSampler(samples_of(count, seed=2), batch_size)) != orders[0]
+
+
+def test_little_is_padded():
+    samples = samples_of(3000)
+    order, sizes = list(SizeGroupedSampler(samples, 16)), samples.draw_sizes()
+    assert padded_share(torch.randperm(3000).tolist(), sizes, 16) > 0.4
+    assert padded_share(order, sizes, 16) < 0.08
+
+
+def test_batches_are_mixed_anew_in_every_epoch():
+    """Also where no size is drawn: two images must not always meet. And small batches do not come before large ones."""
+    samples = samples_of(320, "none", [480])
+    companions = []
+    for epoch in range(6):
+        samples.set_epoch(epoch)
+        order = list(SizeGroupedSampler(samples, 16))
+        batches = [frozenset(order[start : start + 16]) for start in range(0, 320, 16)]
+        companions.append(next(batch for batch in batches if 7 in batch))
+        longest = samples.draw_sizes().amax(1).double()
+        firsts = torch.stack([longest[list(batch)].mean() for batch in batches])
+        assert abs(torch.corrcoef(torch.stack([firsts, torch.arange(20.0).double()]))[0, 1]) < 0.8
+    assert len(frozenset.intersection(*companions)) < 4
+
+
+def test_drawing_sizes_leaves_torchs_generator_alone():
+    before = torch.get_rng_state()
+    list(SizeGroupedSampler(samples_of(20), 4))
+    assert torch.equal(torch.get_rng_state(), before)
