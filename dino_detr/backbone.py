@@ -62,6 +62,11 @@ class DinoDetrBackbone(nn.Module):
             self.model.eval()
         return self
 
+    def set_gradient_checkpointing(self, enable: bool) -> None:
+        """Of timm's blocks, which transformers does not know. A frozen backbone has no graph: nothing is recomputed."""
+        if self.model.config.model_type == "timm_backbone":
+            self.model._backbone.model.set_grad_checkpointing(enable)
+
     def forward(self, pixel_values: Tensor) -> Tensor:
         height, width = (max(2, -(-side // self.patch_size)) * self.patch_size for side in pixel_values.shape[-2:])
         pixel_values = F.pad(pixel_values, (0, width - pixel_values.shape[-1], 0, height - pixel_values.shape[-2]))

@@ -24,12 +24,11 @@ from torch import nn
 
 from . import __version__
 from .configuration_dino_detr import DinoDetrConfig
-from .denoising import draw_denoising_queries
-from .matching import Targets
 from .modeling_dino_detr import DinoDetrForObjectDetection
 from .training import build_optimizer
 from .training.compilation import compile_layers
 from .training.memory import peak_memory_mib
+from .training.step import Step
 
 # DINOv2's own shapes
 BACKBONES = {
@@ -199,18 +198,12 @@ def _make_batch(row: Row, device: torch.device, num_labels: int) -> dict:
 
 
 def _train_step(accelerator: Accelerator, model: nn.Module, optimizer, batch: dict, step: int) -> None:
-    config, batch_size = model.config, len(batch["labels"])
-    denoising_queries = draw_denoising_queries(
-        Targets.from_labels(batch["labels"], batch_size, accelerator.device),
-        config.num_labels,
-        config.num_denoising,
-        config.label_noise_ratio,
-        config.box_noise_scale,
-        seeds=[step * batch_size + index for index in range(batch_size)],
+    batch_size = len(batch["labels"])
+    batch = batch | {"noise_seeds": [step * batch_size + index for index in range(batch_size)]}
+    boxes = [BOXES_PER_IMAGE * batch_size, min(BOXES_PER_IMAGE, model.config.num_denoising) * batch_size]
+    outputs = Step([batch], BOXES_PER_IMAGE, torch.tensor(boxes, dtype=torch.float32)).forward(
+        model, model.config, batch
     )
-    denoised = min(BOXES_PER_IMAGE, config.num_denoising)
-    normalisers = torch.tensor([BOXES_PER_IMAGE * batch_size, denoised * batch_size], dtype=torch.float32)
-    outputs = model(**batch, denoising_queries=denoising_queries, loss_normalisers=normalisers)
     accelerator.backward(outputs.loss)
     accelerator.clip_grad_norm_(model.parameters(), MAX_GRAD_NORM)
     optimizer.step()

@@ -104,6 +104,13 @@ class DinoDetrPreTrainedModel(PreTrainedModel):
                 parameter.data = parameter.data.clone()
         return loaded
 
+    def _set_gradient_checkpointing(self, enable: bool = True, **kwargs) -> None:
+        """As transformers', and in a backbone of timm."""
+        super()._set_gradient_checkpointing(enable, **kwargs)
+        for module in self.modules():
+            if isinstance(module, DinoDetrBackbone):
+                module.set_gradient_checkpointing(enable)
+
     def _initialize_weights(self, module: nn.Module, is_custom_code: bool = False) -> None:
         """As transformers', which in code outside its tree skips modules without parameters of their own."""
         super()._initialize_weights(module, is_custom_code=False)

@@ -1,9 +1,13 @@
 """The ablation table, on a backbone that takes no time."""
 
 import json
+import subprocess
 import sys
+from pathlib import Path
 
+import launching
 import matplotlib.image
+import pytest
 import torch
 from launching import run
 from tiny import tiny_backbone_config
@@ -46,3 +50,30 @@ def test_errors(tmp_path):
         *COMMAND, "vit-s", *SMALL, "--output", tmp_path, expect=1
     )
     assert "no backbone vit-x: it is neither a folder nor a Hub id" in run(*COMMAND, "vit-x", *SMALL, expect=1)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(torch.cuda.is_available(), reason="Triton looks for its compiler elsewhere")
+def test_without_a_compiler(tmp_path, monkeypatch):
+    """The compiled row says what is missing, the row beside it is measured."""
+    torch.manual_seed(0)
+    AutoBackbone.from_config(tiny_backbone_config()).save_pretrained(tmp_path / "vit-tiny")
+    monkeypatch.setitem(launching.ENVIRONMENT, "CXX", str(tmp_path / "no-compiler"))
+    options = ["--precisions", "bf16", "--compile", "--output", tmp_path / "out"]
+    run(*COMMAND, tmp_path / "vit-tiny", *SMALL, *options)
+    plain, compiled = json.loads((tmp_path / "out" / "benchmark.json").read_text())["rows"]
+    assert plain["seconds_per_iteration"] > 0 and "error" not in plain
+    assert compiled["error"] == "no C compiler, which torch.compile needs"
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="what other systems say is taken as it is")
+def test_peak_memory_is_not_that_of_the_parent():
+    """It would be, read from `ru_maxrss` on Linux: a row would have the memory of whoever started the benchmark."""
+    module = Path(launching.ROOT, "dino_detr", "training", "memory.py")
+    child = f"import runpy; print(runpy.run_path({str(module)!r})['peak_memory_mib']())"
+    parent = (
+        "import subprocess, sys; held = bytearray(1500 * 2**20); "
+        f"print(subprocess.run([sys.executable, '-c', {child!r}], capture_output=True, text=True).stdout)"
+    )
+    done = subprocess.run([sys.executable, "-c", parent], capture_output=True, text=True, env=launching.ENVIRONMENT)
+    assert 50 < float(done.stdout) < 1000

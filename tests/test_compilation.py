@@ -43,3 +43,22 @@ def test_as_a_training_option(recipe, tmp_path):
     assert (tmp_path / "compiled" / "model.safetensors").stat().st_size == (
         tmp_path / "plain" / "model.safetensors"
     ).stat().st_size
+
+
+@pytest.mark.slow
+def test_one_compilation_for_all_sizes():
+    """And none is given up: torch counts those of all kinds of layers together, up to a limit."""
+    torch._dynamo.reset()
+    counters = torch._dynamo.utils.counters
+    counters.clear()
+    model = tiny_detector().train()
+    compile_layers(model, backend="aot_eager")
+    for height, width in ((256, 320), (320, 256), (256, 384), (320, 320)):
+        model(random_images(2, 3, height, width), labels=random_labels(3, 1)).loss.backward()
+        assert counters["stats"]["unique_graphs"] == 3
+    model.eval()
+    with torch.no_grad():
+        for images in (1, 2):
+            model(random_images(images, 3, 256, 320))
+    assert counters["stats"]["unique_graphs"] > 8  # torch's own limit
+    assert counters["frames"]["ok"] == counters["frames"]["total"]
