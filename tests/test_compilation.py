@@ -53,9 +53,11 @@ def test_one_compilation_for_all_sizes():
     counters.clear()
     model = tiny_detector().train()
     compile_layers(model, backend="aot_eager")
+    graphs = set()
     for height, width in ((256, 320), (320, 256), (256, 384), (320, 320)):
         model(random_images(2, 3, height, width), labels=random_labels(3, 1)).loss.backward()
-        assert counters["stats"]["unique_graphs"] == 3
+        graphs.add(counters["stats"]["unique_graphs"])
+    assert len(graphs) == 1
     model.eval()
     with torch.no_grad():
         for images in (1, 2):
