@@ -25,22 +25,14 @@ CPU = torch.device("cpu")
 @pytest.fixture
 def trainer(recipe, tmp_path):
     """With dropout, so that a step depends on the random state."""
-    config = json.dumps({**parse_options([str(recipe)]).model_config, "backbone_config": BACKBONE})
+    config = parse_options([str(recipe)]).model_config
+    config["backbone_config"]["hidden_dropout_prob"] = 0.5
     schedule = ["--save_strategy", "no", "--eval_strategy", "no", "--load_best_model_at_end", "false"]
     return prepare(
-        parse_options([str(recipe), "--output_dir", str(tmp_path / "run"), "--model_config", config, *schedule])
+        parse_options(
+            [str(recipe), "--output_dir", str(tmp_path / "run"), "--model_config", json.dumps(config), *schedule]
+        )
     )
-
-
-BACKBONE = {
-    "model_type": "dinov2",
-    "hidden_size": 32,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 2,
-    "image_size": 64,
-    "patch_size": 16,
-    "hidden_dropout_prob": 0.5,
-}
 
 
 @pytest.fixture

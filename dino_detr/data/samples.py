@@ -126,26 +126,17 @@ class TrainingSamples(torch.utils.data.Dataset):
 
 
 def drop_images_without_boxes(rows: Dataset) -> Dataset:
-    """Without the rows that have nothing to learn from: no box with an extent that is not a crowd's."""
-    objects = rows.select_columns(["objects"])
-    return rows.select(
-        [
-            index
-            for index, row in enumerate(objects)
-            if any(
-                width > SMALLEST_SIDE and height > SMALLEST_SIDE and not crowd
-                for (_, _, width, height), crowd in zip(row["objects"]["bbox"], row["objects"]["iscrowd"])
-            )
-        ]
-    )
+    """Without the rows that have nothing to learn from."""
+    return rows.select(count_objects(rows).nonzero()[0])
 
 
 def count_objects(rows: Dataset) -> np.ndarray:
-    """Of each row, crowds left out: int64 `[rows]`."""
-    crowds = rows.select_columns(["objects"]).with_format("arrow")[:]["objects"].combine_chunks().field("iscrowd")
-    single = np.concatenate([[0], np.cumsum(1 - crowds.values.to_numpy())])
-    starts = single[crowds.offsets.to_numpy()]
-    return starts[1:] - starts[:-1]
+    """Of each row, the boxes that have an extent and are not a crowd's: int64 `[rows]`."""
+    objects = rows.select_columns(["objects"]).with_format("arrow")[:]["objects"].combine_chunks()
+    sides = objects.field("bbox").values.flatten().to_numpy().reshape(-1, 4)[:, 2:]
+    crowds = objects.field("iscrowd")
+    counted = (sides > SMALLEST_SIDE).all(1) & (crowds.values.to_numpy() == 0)
+    return np.diff(np.concatenate([[0], np.cumsum(counted)])[crowds.offsets.to_numpy()])
 
 
 def collate(samples: list[dict]) -> dict:
