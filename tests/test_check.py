@@ -91,6 +91,14 @@ def test_bccd(bccd):
         assert finding.examples[0].annotation_id == id_
 
 
+def test_a_path_that_goes_up_and_down(folders):
+    """It names the same files."""
+    clean = folders[1]
+    report, roundabout = (check_split(str(folder), "train") for folder in (clean, clean / ".." / clean.name))
+    assert roundabout.findings == report.findings
+    assert roundabout.rows[0]["image"].filename == report.rows[0]["image"].filename
+
+
 def test_the_command(folders, capsys):
     dirty, clean = folders
 

@@ -44,7 +44,7 @@ def load_coco_file(annotation_file: Path, image_folder: Path, findings: Findings
         ValueError: the annotation file is not JSON or lacks one of its three lists, or any category.
     """
     content = _read_json(annotation_file)
-    reader = _Reader(annotation_file, image_folder.absolute(), Findings() if findings is None else findings)
+    reader = _Reader(annotation_file, Path(os.path.abspath(image_folder)), Findings() if findings is None else findings)
     categories = reader.read_categories(content["categories"])
     images = reader.read_images(content["images"])
     ids = sorted(categories.keys() - _find_dummy(content["categories"], content["annotations"]))
