@@ -99,6 +99,22 @@ def test_a_path_that_goes_up_and_down(folders):
     assert roundabout.rows[0]["image"].filename == report.rows[0]["image"].filename
 
 
+def test_images_of_another_split_are_not_unnamed(folders, tmp_path):
+    """Where all splits share a folder of images; what no split names still is, where the file is the only one."""
+    train, val = (folders[1] / "annotations" / f"instances_{split}.json" for split in ("train", "val"))
+    for split in ("train", "val"):
+        shutil.copytree(folders[1] / split, tmp_path / "images", dirs_exist_ok=True)
+    shutil.copy(train, tmp_path / "train.json")
+
+    def unnamed() -> int:
+        findings = check_split(str(tmp_path), "train").findings
+        return sum(finding.count for finding in findings if finding.kind == "unnamed_file")
+
+    assert unnamed() == 2
+    shutil.copy(val, tmp_path / "val.json")
+    assert unnamed() == 0
+
+
 def test_the_command(folders, capsys):
     dirty, clean = folders
 

@@ -13,7 +13,7 @@ from datasets import Dataset
 
 from .findings import Findings
 from .image_files import list_image_files, read_upright_size
-from .layouts import find_annotations
+from .layouts import find_annotations, is_shared
 from .rows import SMALLEST_SIDE, detection_features
 
 
@@ -37,7 +37,7 @@ def load_coco_file(annotation_file: Path, image_folder: Path, findings: Findings
     are, within the image or not: see `check_split`.
 
     Args:
-        findings: gets all of this, and the image files in the folder that the annotation file does not name.
+        findings: gets all of this, and the image files in the folder that no annotation file names.
 
     Raises:
         FileNotFoundError: none of the images is there.
@@ -49,7 +49,7 @@ def load_coco_file(annotation_file: Path, image_folder: Path, findings: Findings
     images = reader.read_images(content["images"])
     ids = sorted(categories.keys() - _find_dummy(content["categories"], content["annotations"]))
     objects = reader.read_annotations(content["annotations"], images, {id_: rank for rank, id_ in enumerate(ids)})
-    if findings is not None:
+    if findings is not None and not is_shared(annotation_file, image_folder):
         reader.note_unnamed_files(content["images"])
     features = detection_features([categories[category_id] for category_id in ids], ids)
     paths, widths, heights = zip(*images.values()) if images else ((), (), ())

@@ -53,6 +53,12 @@ def find_annotations(source: Path, split: str) -> tuple[Path, Path]:
     return annotation_file, best
 
 
+def is_shared(annotation_file: Path, image_folder: Path) -> bool:
+    """Whether another annotation file, beside this one, names images in the same folder: one for all splits, say."""
+    others = (path for path in annotation_file.parent.glob("*.json") if path != annotation_file and _is_coco(path))
+    return any((image_folder / name).is_file() for path in others for name in _file_names(path, 1))
+
+
 def _is_coco(path: Path) -> bool:
     """Not captions, keypoints or panoptic masks of the same images, nor a JSON file of something else."""
     if path.stem.startswith("instances_"):
