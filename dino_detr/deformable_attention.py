@@ -6,8 +6,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .deformable_gather import GatherSampling
+from .deformable_triton import TritonSampling, triton_works
 
-def deformable_sampling(
+SAMPLING = ("auto", "plain", "gather", "triton")
+
+
+def plain_sampling(
     value: Tensor, spatial_shapes: list[tuple[int, int]], sampling_locations: Tensor, attention_weights: Tensor
 ) -> Tensor:
     """
@@ -44,8 +49,40 @@ def deformable_sampling(
     return output.transpose(1, 2).to(value.dtype)
 
 
+def deformable_sampling(
+    value: Tensor,
+    spatial_shapes: list[tuple[int, int]],
+    sampling_locations: Tensor,
+    attention_weights: Tensor,
+    sampling: str = "auto",
+) -> Tensor:
+    """
+    As `plain_sampling`, in one of the ways of `SAMPLING`.
+
+    `auto` is `triton` on a GPU where it works, `gather` on a CPU, else `plain`; under `torch.compile`, which fuses what
+    `gather` does in blocks, a CPU has `plain`. All give the same but for rounding.
+    """
+    if sampling == "auto":
+        device = value.device.type
+        on_cpu = "plain" if torch.compiler.is_compiling() else "gather"
+        sampling = on_cpu if device == "cpu" else "triton" if device == "cuda" and triton_works() else "plain"
+    if sampling == "triton":
+        return TritonSampling.apply(value, sampling_locations, attention_weights, spatial_shapes)
+    if sampling == "gather":
+        # sums in float32 whatever the values are
+        wide = value.to(sampling_locations.dtype)
+        return GatherSampling.apply(wide, sampling_locations, attention_weights, spatial_shapes).to(value.dtype)
+    return plain_sampling(value, spatial_shapes, sampling_locations, attention_weights)
+
+
 class MultiScaleDeformableAttention(nn.Module):
-    """Each query looks at a few learned points around its reference on every level."""
+    """
+    Each query looks at a few learned points around its reference on every level.
+
+    `sampling`, an attribute, is how it samples: one of `SAMPLING`.
+    """
+
+    sampling = "auto"
 
     def __init__(self, d_model: int, num_heads: int, num_levels: int, num_points: int):
         super().__init__()
@@ -94,7 +131,7 @@ class MultiScaleDeformableAttention(nn.Module):
             locations = reference_points + offsets / cells[:, None]
         else:
             locations = reference_points[..., :2] + offsets / self.num_points * reference_points[..., 2:] * 0.5
-        return self.output_proj(deformable_sampling(value, spatial_shapes, locations, weights))
+        return self.output_proj(deformable_sampling(value, spatial_shapes, locations, weights, self.sampling))
 
     def initial_offsets(self) -> Tensor:
         """The bias the reference gives the offsets: heads look in directions around the circle, points ever further."""

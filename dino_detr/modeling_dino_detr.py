@@ -16,7 +16,7 @@ from .backbone import DinoDetrBackbone, load_pretrained_backbone
 from .boxes import inverse_sigmoid
 from .configuration_dino_detr import DinoDetrConfig
 from .decoder import DinoDetrDecoder, PredictionMLP, QuerySelfAttention
-from .deformable_attention import MultiScaleDeformableAttention
+from .deformable_attention import SAMPLING, MultiScaleDeformableAttention
 from .denoising import DenoisingQueries, draw_denoising_queries
 from .encoder import DinoDetrEncoder, FeedForward, cell_centres, sine_position_embedding
 from .feature_pyramid import ChannelsFirstLayerNorm, Neck, SimpleFeaturePyramid
@@ -103,6 +103,23 @@ class DinoDetrPreTrainedModel(PreTrainedModel):
             if parameter.device.type == "cpu" and parameter.data_ptr() % 64:
                 parameter.data = parameter.data.clone()
         return loaded
+
+    def set_deformable_sampling(self, sampling: str) -> None:
+        """
+        Choose how deformable attention samples; the numbers are the same but for rounding, and no checkpoint says it.
+
+        Args:
+            sampling: `auto` (the fastest that works here), `plain` (PyTorch's `grid_sample`, the definition), `gather`
+                (for CPUs) or `triton` (for GPUs).
+
+        Raises:
+            ValueError: for any other.
+        """
+        if sampling not in SAMPLING:
+            raise ValueError(f"sampling {sampling!r} is none of {', '.join(SAMPLING)}")
+        for module in self.modules():
+            if isinstance(module, MultiScaleDeformableAttention):
+                module.sampling = sampling
 
     def _set_gradient_checkpointing(self, enable: bool = True, **kwargs) -> None:
         """As transformers', and in a backbone of timm."""

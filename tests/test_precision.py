@@ -48,9 +48,9 @@ def test_bf16_is_near_float32(recipe, tmp_path, monkeypatch):
     """The same weights, images and noise; what boxes are made of is float32 under autocast, as are losses."""
     seen = []
 
-    def watch(value, spatial_shapes, sampling_locations, attention_weights):
+    def watch(value, spatial_shapes, sampling_locations, attention_weights, sampling):
         seen.append((value.dtype, sampling_locations.dtype, attention_weights.dtype))
-        return deformable_sampling(value, spatial_shapes, sampling_locations, attention_weights)
+        return deformable_sampling(value, spatial_shapes, sampling_locations, attention_weights, sampling)
 
     monkeypatch.setattr("dino_detr.deformable_attention.deformable_sampling", watch)
 
