@@ -93,8 +93,8 @@ class CocoDetectionMetric(evaluate.Metric):
 
         Returns:
             `{"AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl", "per_class"}`:
-            0..1, and -1 where there is no object to find. `per_class` is `{class: {"AP", "AP50"}}`, a class being
-            called by its name, else by its category id, else by its index.
+            0..1, and -1 where there is no object to find. `per_class` is `{class: {"AP", "AP50", "AP75", "APs",
+            "APm", "APl"}}`, a class being called by its name, else by its category id, else by its index.
         """
         if references is not None:
             self.add_batch(predictions=predictions, references=references)
@@ -118,8 +118,8 @@ class CocoDetectionMetric(evaluate.Metric):
             labels = keys = sorted(seen)
         else:
             labels, keys = range(len(self._class_keys)), self._class_keys
-        figures, per_class = score(predictions, references, labels)
-        return {**figures, "per_class": dict(zip(keys, per_class))}
+        result = score(predictions, references, labels)
+        return {**result.figures, "per_class": dict(zip(keys, result.per_class))}
 
     def _info(self) -> evaluate.MetricInfo:
         shared = {

@@ -45,8 +45,8 @@ def score_results(results: list[dict], annotations: dict) -> dict:
         areas=[o.get("area", o["bbox"][2] * o["bbox"][3]) for o in objects],
         crowds=[o.get("iscrowd", 0) for o in objects],
     )
-    figures, per_class = score([packed_detections], [packed_objects], labels.values())
-    return {**figures, "per_class": dict(zip(distinct_names(names), per_class))}
+    result = score([packed_detections], [packed_objects], labels.values())
+    return {**result.figures, "per_class": dict(zip(distinct_names(names), result.per_class))}
 
 
 def to_coco_results(predictions: list[dict], category_ids: list) -> list[dict]:
@@ -92,8 +92,8 @@ def format_table(figures: dict) -> str:
         _line("Average recall", [_cell(figures[name]) for name in FIGURES[6:]]),
     ]
     if figures["per_class"]:
-        lines += ["", _line("Class", ("AP", "AP50"))]
-        lines += [_line(name, (_cell(c["AP"]), _cell(c["AP50"]))) for name, c in figures["per_class"].items()]
+        lines += ["", _line("Class", FIGURES[:6])]
+        lines += [_line(name, [_cell(c[key]) for key in FIGURES[:6]]) for name, c in figures["per_class"].items()]
     return "\n".join(lines)
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+from dataclasses import dataclass
 
 import numpy as np
 from pycocotools.coco import COCO
@@ -54,31 +55,47 @@ def pack_objects(images, labels, boxes, areas, crowds) -> np.ndarray:
     return packed
 
 
-def score(detections: list[np.ndarray], objects: list[np.ndarray], labels) -> tuple[dict, list[dict]]:
+@dataclass
+class Score:
+    """
+    What `score` computed. All values are 0..1, and -1 where there is no object to find.
+
+    Args:
+        figures: the twelve `FIGURES`.
+        per_class: of each label, its `AP`, `AP50`, `AP75`, `APs`, `APm`, `APl`.
+        precision: `[10, 101, K, 4]`, with the 100 best detections of a class in an image: at IoU .50, .55, ... .95; at
+            recall 0, .01, ... 1; of each label; of objects of all, small, medium and large areas.
+    """
+
+    figures: dict[str, float]
+    per_class: list[dict[str, float]]
+    precision: np.ndarray
+
+
+def score(detections: list[np.ndarray], objects: list[np.ndarray], labels) -> Score:
     """COCO's figures, over all classes and per class.
 
     Args:
         detections: arrays of `pack_detections`; together they hold every image once.
         objects: arrays of `pack_objects`.
         labels: the classes to score; the rest is left out.
-
-    Returns:
-        The twelve `FIGURES`, 0..1, or -1 where no object could be found at all; and for each label its `AP` and `AP50`.
     """
     # One class at a time: pycocotools makes a dict of a kilobyte of every detection.
     evaluations = [_evaluate_class(_of_class(detections, label), _of_class(objects, label)) for label in labels]
     # [IoU thresholds, recall points, classes, areas, most detections] and the same without recall points
     precision = np.concatenate([e["precision"] for e in evaluations] or [np.full((10, 101, 0, 4, 3), -1.0)], axis=2)
     recall = np.concatenate([e["recall"] for e in evaluations] or [np.full((10, 0, 4, 3), -1.0)], axis=1)
-    values = [precision[..., 0, 2], precision[0, ..., 0, 2], precision[5, ..., 0, 2]]
-    values += [precision[..., area, 2] for area in (1, 2, 3)]
-    values += [recall[..., 0, most] for most in (0, 1, 2)] + [recall[..., area, 2] for area in (1, 2, 3)]
-    figures = {name: _mean(value) for name, value in zip(FIGURES, values)}
-    per_class = [
-        {"AP": _mean(precision[:, :, index, 0, 2]), "AP50": _mean(precision[0, :, index, 0, 2])}
-        for index in range(len(evaluations))
-    ]
-    return figures, per_class
+    precision = precision[..., 2]
+    recalls = [recall[..., 0, most] for most in (0, 1, 2)] + [recall[..., area, 2] for area in (1, 2, 3)]
+    figures = _precisions(precision) | {name: _mean(values) for name, values in zip(FIGURES[6:], recalls)}
+    per_class = [_precisions(precision[:, :, [index]]) for index in range(len(evaluations))]
+    return Score(figures, per_class, precision)
+
+
+def _precisions(precision: np.ndarray) -> dict[str, float]:
+    """The first six figures, of `[10, 101, K, 4]`."""
+    parts = [precision[..., 0], precision[0, ..., 0], precision[5, ..., 0], *np.moveaxis(precision, -1, 0)[1:]]
+    return {name: _mean(values) for name, values in zip(FIGURES, parts)}
 
 
 def _of_class(blocks: list[np.ndarray], label: int) -> np.ndarray:
