@@ -23,6 +23,7 @@ from .data.importing import READERS, import_data
 from .data.rows import values_of_objects
 from .data.samples import TrainingSamples, drop_images_without_boxes
 from .evaluation import CocoDetectionMetric, draw_detections, format_table, score_results, to_coco_results
+from .evaluation.coco_score import SCORERS
 from .evaluation.detections import detect, references
 from .evaluation.diagnosis import AP50_OF_A_RIDDLE, diagnose
 from .evaluation.pictures import draw_samples
@@ -78,8 +79,10 @@ def build_parser() -> argparse.ArgumentParser:
     verb.add_argument("--split", default="val", help="split of the data set (default: val)")
     verb.add_argument("--output", metavar="FILE.json", help="write the figures here too")
     verb.add_argument("--predictions", metavar="FILE.json", help="write the detections as COCO results")
+    verb.add_argument(
+        "--scorer", choices=list(SCORERS), default="numpy", help="equal, the first faster (default: numpy)"
+    )
     verb.add_argument("--batch_size", type=int, default=8, help="images of one size at a time (default: 8)")
-
     verb.add_argument("--num_workers", type=int, default=0, help="processes that read images (default: 0)")
 
     verb = verbs.add_parser("predict", help="detect in images: pictures with boxes and detections.json")
@@ -148,7 +151,9 @@ def run_evaluate(options: argparse.Namespace) -> None:
     if options.source.endswith(".json"):
         if options.predictions:
             raise ValueError("--predictions goes with a checkpoint; a results file holds the predictions already")
-        figures = score_results(_read_json(options.source), _annotations(options.dataset, options.split))
+        figures = score_results(
+            _read_json(options.source), _annotations(options.dataset, options.split), options.scorer
+        )
     else:
         rows = _checked_rows(options.dataset, options.split)
         model, processor = _load_checkpoint(options.source)
@@ -159,7 +164,9 @@ def run_evaluate(options: argparse.Namespace) -> None:
                 f"{options.source} knows the classes {names}, but {options.dataset} has {class_names(rows)}"
             )
         detections = list(detect(model, processor, rows, range(len(rows)), options.batch_size, options.num_workers))
-        metric = CocoDetectionMetric(category_ids=category_ids(rows), class_names=class_names(rows))
+        metric = CocoDetectionMetric(
+            category_ids=category_ids(rows), class_names=class_names(rows), scorer=options.scorer
+        )
         truth = references(rows, detections)
         metric.add_batch(predictions=detections, references=truth)
         figures = metric.compute()
