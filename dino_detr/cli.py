@@ -166,9 +166,11 @@ def run_evaluate(options: argparse.Namespace) -> None:
             raise ValueError("--predictions goes with a checkpoint; a results file holds the predictions already")
         if options.one_label_per_query or options.nms_threshold is not None:
             raise ValueError("--one_label_per_query and --nms_threshold go with a checkpoint, not with a results file")
-        figures = score_results(
-            _read_json(options.source), _annotations(options.dataset, options.split), options.scorer
-        )
+        results, annotations = _read_json(options.source), _annotations(options.dataset, options.split)
+        try:
+            figures = score_results(results, annotations, options.scorer)
+        except ValueError as error:
+            raise ValueError(f"{options.source} against {options.dataset}: {error}") from error
     else:
         rows = _checked_rows(options.dataset, options.split)
         model, processor = _load_checkpoint(options.source)
