@@ -173,7 +173,7 @@ def _backbone(record: RunRecord) -> dict:
 
 
 def _license(given: str | None, backbone: dict) -> dict:
-    """What the author says, or what the backbone's licence asks of weights made from it: DINOv3's is to be passed on."""
+    """What the author says, or what the backbone's licence asks of weights made from it, as DINOv3's does."""
     if given:
         return {"data": {"license": given}, "text": given}
     if backbone["dinov3"]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import yaml
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
-from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from transformers.dynamic_module_utils import get_relative_import_files
 from transformers.utils import logging
 
@@ -159,9 +159,10 @@ def _said_plainly(repo_id: str) -> Iterator[None]:
         if 400 <= status < 500 and status not in (408, 429):
             raise ValueError(said) from fault
         raise ConnectionError(f"{said}; pushing again goes on from there") from fault
-    except (ValueError, OSError):
-        raise
     except Exception as fault:
+        # (a download that fails says that the file is not here)
+        if isinstance(fault, (ValueError, OSError)) and not isinstance(fault, LocalEntryNotFoundError):
+            raise
         cause = fault.__cause__ or fault
         raise ConnectionError(
             f"{repo_id}: the Hub cannot be reached, or the upload broke off ({type(cause).__name__}: "

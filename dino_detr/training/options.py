@@ -30,10 +30,7 @@ _CONDITIONS = [
     ("logging_steps", {"logging_strategy"}, lambda options: options.logging_strategy == "steps"),
     ("save_total_limit", {"save_strategy"}, lambda options: options.save_strategy != "no"),
     ("backbone_layer_decay", {"freeze_backbone"}, lambda options: not options.freeze_backbone),
-    *(
-        (f"hub_{name}", {"push_to_hub"}, lambda options: options.push_to_hub)
-        for name in ("model_id", "strategy", "token")
-    ),
+    *((f"hub_{name}", {"push_to_hub"}, lambda o: o.push_to_hub) for name in ("model_id", "strategy", "token")),
     ("hub_private_repo", {"push_to_hub"}, lambda options: options.push_to_hub or "trackio" in options.report_to),
     ("hub_always_push", {"push_to_hub", "hub_strategy"}, lambda o: o.push_to_hub and o.hub_strategy == "every_save"),
 ]
@@ -200,8 +197,8 @@ class DinoDetrTrainingArguments(TrainingArguments):
             )
         if self.push_to_hub and self.hub_strategy not in ("every_save", "end"):
             raise ValueError(
-                f"hub_strategy={self.hub_strategy.value} would upload the state of training: choose every_save (the best "
-                "weights at each improvement, and the finished run) or end (only this)"
+                f"hub_strategy={self.hub_strategy.value} would upload the state of training: choose every_save (the "
+                "best weights at each improvement, and the finished run) or end (only this)"
             )
         asked = "fp16" if self.fp16 else "bf16" if self.bf16 else "no"
         if self.mixed_precision != asked:

@@ -75,7 +75,7 @@ class Uploads:
             logger.info(f"{self.folder} is on the Hub: {self.repo_id}")
         else:
             logger.warning(
-                f"push_to_hub: {fault}. The run itself is whole: `dino-detr push {self.folder} {self.repo_id}` uploads it"
+                f"push_to_hub: {fault}. The run is whole: `dino-detr push {self.folder} {self.repo_id}` uploads it"
             )
 
     def _stage(self, checkpoint: Path, step: int) -> Path:
@@ -116,16 +116,16 @@ class Uploads:
 
     def _push(self, folder: Path) -> Exception | None:
         """None, or what was wrong in the end."""
-        for wait in (*RETRY_AFTER, None):
+        for wait in (0, *RETRY_AFTER):
+            time.sleep(wait)
+            fault = None
             try:
                 push_run(folder, self.repo_id, self.options.hub_private_repo, token=self.options.hub_token)
-                return None
-            except ConnectionError as fault:
-                if wait is None:
-                    return fault
-                time.sleep(wait)
-            except Exception as fault:  # another try would not mend it
-                return fault
+            except Exception as error:
+                fault = error
+            if not isinstance(fault, ConnectionError):  # done, or another try would not mend it
+                break
+        return fault
 
     def _say(self, fault: Exception) -> None:
         if not self._said:
