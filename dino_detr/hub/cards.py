@@ -58,7 +58,7 @@ def is_edited(path: Path) -> bool:
     """Whether a card is there that is not, to the letter, one that was written here."""
     if not path.exists():
         return False
-    text = path.read_text(encoding="utf-8")
+    text = path.read_text(encoding="utf-8", errors="replace")
     seal = _SEALED.search(text)
     return seal is None or seal[1] != _hash(text[: seal.start()])
 
@@ -183,8 +183,9 @@ def _license(given: str | None, backbone: dict) -> dict:
 
 
 def _license_of(card: Path) -> str | None:
-    license = ModelCard(card.read_text(encoding="utf-8")).data.get("license") if card.exists() else None
-    return None if license == "other" else license
+    text = card.read_text(encoding="utf-8", errors="replace") if card.exists() else ""
+    stated = re.search(r"^license: ([\w.-]+)$", text, re.MULTILINE)
+    return stated[1] if stated and stated[1] != "other" else None
 
 
 def _limits(record: RunRecord) -> list[str]:
@@ -223,15 +224,16 @@ def _training(record: RunRecord) -> str | None:
     if not record.metrics or not environment:
         return None
     steps = max(line["step"] for line in record.metrics + record.evaluations)
-    parts = [f"{steps:,} steps of {recipe['total_batch_size']} images"]
     seconds, former = 0.0, 0
     for line in record.metrics:
-        seconds, former = seconds + line["seconds_per_step"] * (line["step"] - former), line["step"]
+        seconds, former = seconds + line.get("seconds_per_step", 0) * (line["step"] - former), line["step"]
     device = f"{environment['processes']} x {environment['device']}"
     if environment["device"] == "CPU":
         device += f" with {environment['threads']} threads"
-    parts.append(f"about {_duration(seconds)} in them (evaluations not counted) on {device}")
-    text = ", ".join(parts) + "."
+    text = (
+        f"{steps:,} steps of {recipe['total_batch_size']} images, about {_duration(seconds)} in them (evaluations not "
+        f"counted) on {device}."
+    )
     peak = max((line.get("peak_memory_mib", 0) for line in record.metrics), default=0)
     if peak:
         text += f" Peak memory of a process: {peak / 1024:.1f} GiB."

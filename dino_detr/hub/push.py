@@ -59,18 +59,19 @@ def push_run(
     with _said_plainly(repo_id):
         repo_id = open_repository(api, repo_id, private)
         there = set(api.list_repo_files(repo_id))
-        card = Path(folder) / CARD
-        if is_edited(card):
-            files[CARD] = card
-        else:
-            name = BESIDE if CARD in there and _is_edited_there(api, repo_id) else CARD
-            files[name] = make_card(folder, repo_id, license).encode()
-            if name == BESIDE:
-                logger.warning(f"{repo_id}: {CARD} was edited there and stays as it is; the new card is {BESIDE}")
-        operations = [CommitOperationAdd(name, content) for name, content in sorted(files.items())]
-        # other shards, which loading might take for these weights
-        stale = sorted(name for name in there - set(files) if _WEIGHTS.fullmatch(name))
-        operations += [CommitOperationDelete(name) for name in stale]
+        edited_there = CARD in there and _is_edited_there(api, repo_id)
+    card = Path(folder) / CARD
+    if is_edited(card):
+        files[CARD] = card
+    else:
+        files[BESIDE if edited_there else CARD] = make_card(folder, repo_id, license).encode()
+        if edited_there:
+            logger.warning(f"{repo_id}: {CARD} was edited there and stays as it is; the new card is {BESIDE}")
+    operations = [CommitOperationAdd(name, content) for name, content in sorted(files.items())]
+    # other shards, which loading might take for these weights
+    stale = sorted(name for name in there - set(files) if _WEIGHTS.fullmatch(name))
+    operations += [CommitOperationDelete(name) for name in stale]
+    with _said_plainly(repo_id):
         commit = api.create_commit(repo_id, operations, commit_message=_message(Path(folder)))
         if tag is not None:
             _put_tag(api, repo_id, tag, commit.oid)
