@@ -27,7 +27,7 @@ from .evaluation.coco_score import SCORERS
 from .evaluation.detections import detect, references
 from .evaluation.diagnosis import AP50_OF_A_RIDDLE, diagnose
 from .evaluation.pictures import draw_samples
-from .hub import load_reference_checkpoint
+from .hub import load_reference_checkpoint, push_run, write_card
 from .image_processing_dino_detr import DinoDetrImageProcessor, upright_rgb
 from .training import DetectionTrainer, DinoDetrTrainingArguments, parse_options, prepare, train
 from .training.nonfinite import NonFinite, replay
@@ -108,6 +108,19 @@ def build_parser() -> argparse.ArgumentParser:
     verb.add_argument("state_dict", metavar="STATE_DICT", help=".safetensors, or a torch file that needs no pickle")
     verb.add_argument("--reference-config", required=True, metavar="CONFIG.json", help="the reference's values")
     verb.add_argument("--output", required=True, metavar="DIR", help="folder to write to")
+
+    verb = verbs.add_parser("card", help="write the model card of a run from the run's own numbers")
+    verb.set_defaults(run=run_card)
+    verb.add_argument("folder", metavar="RUN", type=Path, help="run or checkpoint folder")
+    verb.add_argument("--license", metavar="ID", help="of the weights, as the Hub names it: apache-2.0, say")
+
+    verb = verbs.add_parser("push", help="upload a run to the Hub: weights, code, card, figures")
+    verb.set_defaults(run=run_push)
+    verb.add_argument("folder", metavar="RUN", type=Path, help="run or checkpoint folder")
+    verb.add_argument("repo_id", metavar="REPO_ID", help="where to: you/detector; made if there is none")
+    verb.add_argument("--private", action="store_true", help="make the repository private")
+    verb.add_argument("--revision", metavar="TAG", help="name for what is uploaded: v1.0, say")
+    verb.add_argument("--license", metavar="ID", help="of the weights, as the Hub names it: apache-2.0, say")
 
     verb = verbs.add_parser("import-data", help="turn YOLO or VOC data into a COCO folder")
     verb.set_defaults(run=run_import_data)
@@ -278,6 +291,17 @@ def run_convert(options: argparse.Namespace) -> None:
     load_reference_checkpoint(options.state_dict, options.reference_config).save_pretrained(output)
     DinoDetrImageProcessor().save_pretrained(output)
     print(f"{options.state_dict} -> {output}")
+
+
+def run_card(options: argparse.Namespace) -> None:
+    print(f"{options.folder} -> {write_card(options.folder, options.license)}")
+
+
+def run_push(options: argparse.Namespace) -> None:
+    url = push_run(
+        options.folder, options.repo_id, options.private or None, tag=options.revision, license=options.license
+    )
+    print(f"{options.folder} -> {url}")
 
 
 def run_import_data(options: argparse.Namespace) -> None:

@@ -1,94 +1,249 @@
-"""The model card of a run, from the run's own numbers."""
+"""The model card of a run, from the run's own numbers: what was not measured is not in it."""
 
-import json
+import hashlib
+import re
 from pathlib import Path
 
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from transformers.utils import logging
 
-from ..evaluation.history import read_history
+from .run_record import RunRecord, read_record
 
-TEMPLATE = """---
-{{ card_data }}
----
+logger = logging.get_logger(__name__)
 
-# {{ name }}
+TEMPLATE = Path(__file__).with_name("model_card.md")
+CARD, BESIDE = "README.md", "README.new.md"  # the card, and where a new one goes if that was edited
 
-A [DINO](https://arxiv.org/abs/2203.03605) detector on a {{ backbone }} backbone, trained with `dino-detr` on
-`{{ dataset }}`. It finds {{ classes | length }} classes: {{ classes | join(", ") }}.
-
-| AP | AP50 | AP75 | small | medium | large |
-|---|---|---|---|---|---|
-| {% for figure in figures %}{{ figure }} | {% endfor %}
-
-COCO's average precision of these weights on the split `{{ split }}`; a dash: no object of that size.
-
-## Use
-
-```python
-from transformers import pipeline
-
-detector = pipeline("object-detection", model="{{ name }}", trust_remote_code=True)
-detector("photo.jpg")
-```
-
-## Training
-
-{{ steps }} steps of {{ batch_size }} images on {{ processes }} x {{ device }}; torch {{ versions["torch"] }},
-transformers {{ versions["transformers"] }}. The whole recipe is in `recipe.yaml`, the curves in `plots/`.
-
-![Average precision](plots/box_ap.png)
-"""
+_SEAL = "<!-- dino-detr wrote this card (seal {}). Edited, it is yours and never written over. -->\n"
+_SEALED = re.compile(re.escape(_SEAL).replace(r"\{\}", "([0-9a-f]{16})") + r"\s*\Z")
+_SIZES = {"APs": "small (below 32 x 32 pixels)", "APm": "medium", "APl": "large (above 96 x 96 pixels)"}
+_PICTURES = {
+    "plots/box_ap.png": "Average precision",
+    "plots/loss.png": "Training loss",
+    "plots/detections.png": "What it finds in the first images of the split",
+}
+_DINOV3_LICENSE = "https://ai.meta.com/resources/models-and-libraries/dinov3-license/"
 
 
-def write_card(run_folder: str | Path) -> None:
+def write_card(folder: str | Path, license: str | None = None) -> Path:
     """
-    Write `README.md` into a finished run folder, from what else is in it.
+    Write the card of a run or checkpoint into its folder, as `README.md`.
 
-    The figures are those of `figures.json`, measured of the very weights that the folder holds.
+    One that is there and was not written here, or was edited since, stays; the new one is `README.new.md` then, and a
+    warning says so.
+
+    Args:
+        license: of the weights, as the Hub names it (`apache-2.0`, say); None: that of the card that is there.
+
+    Returns:
+        The file written.
+
+    Raises:
+        FileExistsError: if both were edited.
+        FileNotFoundError, ValueError: see `read_record`.
     """
-    folder = Path(run_folder)
-    recipe = yaml.safe_load((folder / "recipe.yaml").read_text())
-    environment = json.loads((folder / "environment.json").read_text())
-    config = json.loads((folder / "config.json").read_text())
-    best = json.loads((folder / "figures.json").read_text())
-    history = read_history(folder / "metrics.jsonl") + read_history(folder / "evaluation.jsonl")
-    steps = max(line["step"] for line in history)
-    name = folder.resolve().name
-    split = recipe.get("eval_split") or (
-        f"{recipe['train_split']} ({recipe['overfit_images']} images that it was trained on)"
-    )
-    classes = [config["id2label"][str(index)] for index in range(len(config["id2label"]))]
+    card = make_card(folder, license=license)
+    path, beside = Path(folder) / CARD, Path(folder) / BESIDE
+    if is_edited(path):
+        if is_edited(beside):
+            raise FileExistsError(f"{path} and {BESIDE} were both edited: move one away")
+        logger.warning(f"{path} was edited and stays as it is; the new card is {beside}")
+        path = beside
+    path.write_text(card, encoding="utf-8")
+    return path
+
+
+def is_edited(path: Path) -> bool:
+    """Whether a card is there that is not, to the letter, one that was written here."""
+    if not path.exists():
+        return False
+    text = path.read_text(encoding="utf-8", errors="replace")
+    seal = _SEALED.search(text)
+    return seal is None or seal[1] != _hash(text[: seal.start()])
+
+
+def make_card(folder: str | Path, repo_id: str | None = None, license: str | None = None) -> str:
+    """
+    The card's text: the same for the same run.
+
+    Args:
+        folder: a run, or a checkpoint, of which less is known.
+        repo_id: where on the Hub it goes; None: its usage names the folder.
+        license: as in `write_card`.
+    """
+    folder = Path(folder)
+    record = read_record(folder)
+    recipe, config, figures = record.recipe, record.config, record.figures
+    backbone = _backbone(record)
+    legal = _license(license or _license_of(folder / CARD), backbone)
+    dataset = recipe.get("dataset")
+    split = recipe.get("eval_split") or recipe.get("train_split")
+    name = repo_id.split("/")[-1] if repo_id else folder.resolve().name
+    results = [
+        EvalResult(
+            task_type="object-detection",
+            dataset_type=dataset.partition(":")[0],
+            dataset_name=dataset,
+            dataset_split=split,
+            metric_type=f"box {figure}",
+            metric_value=round(figures[figure], 4),
+        )
+        for figure in ("AP", "AP50", "AP75", "APs", "APm", "APl")
+        if dataset and figures.get(figure, -1) >= 0
+    ]
+    on_the_hub = dataset and "dataset" not in record.local and "/" in dataset
     data = ModelCardData(
         library_name="transformers",
         pipeline_tag="object-detection",
         tags=["dino-detr", "object-detection"],
+        base_model=backbone["base_model"],
+        datasets=[dataset.partition(":")[0]] if on_the_hub else None,
         model_name=name,
-        eval_results=[
-            EvalResult(
-                task_type="object-detection",
-                dataset_type=recipe["dataset"],
-                dataset_name=recipe["dataset"],
-                dataset_split=split,
-                metric_type=f"box {figure}",
-                metric_value=round(best[figure], 4),
-            )
-            for figure in ("AP", "AP50", "AP75")
-        ],
+        eval_results=results or None,
+        co2_eq_emissions={"emissions": 1000 * record.energy[1], "source": "codecarbon"} if record.energy else None,
+        **legal["data"],
     )
     card = ModelCard.from_template(
         data,
-        template_str=TEMPLATE,
-        name=name,
-        backbone=recipe.get("backbone") or f"{config['backbone_config']['model_type']} (random initial weights)",
-        dataset=recipe["dataset"],
+        template_path=str(TEMPLATE),
+        name=_plain(name),
+        source=repo_id or name,
+        pushed=repo_id is not None,
+        backbone=backbone,
+        dataset=dataset,
+        dataset_is_local="dataset" in record.local,
         split=split,
-        classes=classes,
-        figures=[f"{best[f]:.3f}" if best[f] >= 0 else "-" for f in ("AP", "AP50", "AP75", "APs", "APm", "APl")],
-        steps=steps,
-        batch_size=recipe["total_batch_size"],
-        processes=environment["processes"],
-        device=environment["device"],
-        versions=environment["versions"],
+        overfit_images=recipe.get("overfit_images"),
+        classes=[_plain(config["id2label"][str(index)]) for index in range(len(config["id2label"]))],
+        step=figures.get("step"),
+        figures=[_shown(figures[f]) for f in ("AP", "AP50", "AP75", "APs", "APm", "APl")] if figures else None,
+        per_class=[
+            (_plain(label), _shown(each["AP"]), _shown(each["AP50"]))
+            for label, each in figures.get("per_class", {}).items()
+        ],
+        limits=_limits(record),
+        training=_training(record),
+        pictures=[(title, path) for path, title in _PICTURES.items() if (folder / path).exists()],
+        recipe=yaml.safe_dump(recipe).strip(),
+        license_text=legal["text"],
+        versions=", ".join(f"{k} {v}" for k, v in record.environment.get("versions", {}).items()),
     )
-    card.save(folder / "README.md")
+    text = str(card).rstrip() + "\n\n"
+    return text + _SEAL.format(_hash(text))
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _plain(text: str) -> str:
+    """A user's name for something, in one line and one table cell."""
+    return " ".join(str(text).split()).replace("|", "\\|").replace("<", "&lt;")
+
+
+def _shown(figure: float) -> str:
+    return f"{figure:.3f}" if figure >= 0 else "-"
+
+
+def _backbone(record: RunRecord) -> dict:
+    """`text`, `license_text`, its `base_model` on the Hub or None, and whether it is `dinov3`."""
+    config = record.config["backbone_config"]
+    kind, text, base_model = config["model_type"], f"a {config['model_type']} backbone", None
+    dinov3 = "dinov3" in f"{kind} {config.get('backbone')}"  # timm's too, by its name
+    option = next((name for name in ("model", "backbone") if record.recipe.get(name)), None)
+    if option is None and "backbone_config" in (record.recipe.get("model_config") or {}):
+        text, license_text, dinov3 = f"{text}, from random weights", "it had no weights of others", False
+    else:
+        if option is not None:
+            source = record.recipe[option]
+            text = f"{text}, trained on from" if option == "model" else f"{text}:"
+            if option in record.local:
+                text = f"{text} `{source}` (its author's own files)"
+            else:
+                base_model = f"timm/{source.removeprefix('timm:')}" if source.startswith("timm:") else source
+                text = f"{text} [{base_model}](https://huggingface.co/{base_model})"
+        if dinov3:
+            license_text = f"[DINOv3 License]({_DINOV3_LICENSE})"
+        elif (base_model or "").startswith("facebook/dinov2"):
+            license_text = "Apache-2.0"
+        else:
+            license_text = f"see [{base_model}](https://huggingface.co/{base_model})" if base_model else "not known"
+    return {"text": text, "license_text": license_text, "base_model": base_model, "dinov3": dinov3}
+
+
+def _license(given: str | None, backbone: dict) -> dict:
+    """What the author says, or what the backbone's licence asks of weights made from it, as DINOv3's does."""
+    if given:
+        return {"data": {"license": given}, "text": given}
+    if backbone["dinov3"]:
+        data = {"license": "other", "license_name": "dinov3-license", "license_link": _DINOV3_LICENSE}
+        return {"data": data, "text": f"[DINOv3 License]({_DINOV3_LICENSE}), as their backbone's asks"}
+    return {"data": {}, "text": "their author has not said"}
+
+
+def _license_of(card: Path) -> str | None:
+    text = card.read_text(encoding="utf-8", errors="replace") if card.exists() else ""
+    stated = re.search(r"^license: ([\w.-]+)$", text, re.MULTILINE)
+    return stated[1] if stated and stated[1] != "other" else None
+
+
+def _limits(record: RunRecord) -> list[str]:
+    figures, size = record.figures, record.processor.get("size", {})
+    limits = [f"At most {record.config['num_queries']} objects are found in an image, of the classes above alone."]
+    if size:
+        trained = record.recipe.get("image_sizes")
+        limits.append(
+            f"Images are resized to a shortest edge of {size['shortest_edge']} pixels, the longest at most "
+            f"{size['longest_edge']}"
+            + (f"; it was trained at shortest edges of {_range(trained)}." if trained else ".")
+        )
+    per_class = {label: each["AP"] for label, each in figures.get("per_class", {}).items() if each["AP"] >= 0}
+    if len(per_class) > 3:
+        weakest = sorted(per_class, key=per_class.get)[:3]
+        limits.append("Weakest classes: " + ", ".join(f"{_plain(k)} (AP {per_class[k]:.3f})" for k in weakest) + ".")
+    if 0 <= figures.get("APs", -1) < figures["AP"]:
+        limits.append(
+            f"Objects that are {_SIZES['APs']} are found less well: AP {figures['APs']:.3f}, against "
+            f"{figures['AP']:.3f} over all."
+        )
+    for name, what in _SIZES.items():
+        if figures.get(name, 0) < 0:
+            limits.append(f"No object that is {what} was there to measure.")
+    if not figures:
+        limits.append("How well it does was not measured.")
+    return limits
+
+
+def _range(sizes: list[int]) -> str:
+    return f"{min(sizes)} to {max(sizes)}" if min(sizes) < max(sizes) else str(sizes[0])
+
+
+def _training(record: RunRecord) -> str | None:
+    recipe, environment = record.recipe, record.environment
+    if not record.metrics or not environment:
+        return None
+    steps = max(line["step"] for line in record.metrics + record.evaluations)
+    seconds, former = 0.0, 0
+    for line in record.metrics:
+        seconds, former = seconds + line.get("seconds_per_step", 0) * (line["step"] - former), line["step"]
+    device = f"{environment['processes']} x {environment['device']}"
+    if environment["device"] == "CPU":
+        device += f" with {environment['threads']} threads"
+    text = (
+        f"{steps:,} steps of {recipe['total_batch_size']} images, about {_duration(seconds)} in them (evaluations not "
+        f"counted) on {device}."
+    )
+    peak = max((line.get("peak_memory_mib", 0) for line in record.metrics), default=0)
+    if peak:
+        text += f" Peak memory of a process: {peak / 1024:.1f} GiB."
+    if record.energy:
+        text += f" Energy, as codecarbon measured it: {record.energy[0]:.3g} kWh, {1000 * record.energy[1]:.3g} g CO2."
+    return text
+
+
+def _duration(seconds: float) -> str:
+    for unit, size in (("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} seconds"

@@ -30,6 +30,9 @@ _CONDITIONS = [
     ("logging_steps", {"logging_strategy"}, lambda options: options.logging_strategy == "steps"),
     ("save_total_limit", {"save_strategy"}, lambda options: options.save_strategy != "no"),
     ("backbone_layer_decay", {"freeze_backbone"}, lambda options: not options.freeze_backbone),
+    *((f"hub_{name}", {"push_to_hub"}, lambda o: o.push_to_hub) for name in ("model_id", "strategy", "token")),
+    ("hub_private_repo", {"push_to_hub"}, lambda options: options.push_to_hub or "trackio" in options.report_to),
+    ("hub_always_push", {"push_to_hub", "hub_strategy"}, lambda o: o.push_to_hub and o.hub_strategy == "every_save"),
 ]
 
 # Options of transformers that our data, loss or evaluation would pass over in silence.
@@ -39,6 +42,7 @@ _IDLE = {
     "fp16_full_eval", "include_for_metrics", "include_num_input_tokens_seen", "label_names", "label_smoothing_factor",
     "length_column_name", "neftune_noise_alpha", "optim_args", "optim_target_modules", "prediction_loss_only",
     "train_sampling_strategy", "use_cache", "use_liger_kernel", "liger_kernel_config", "enable_jit_checkpoint",
+    "hub_revision",
 }  # fmt: skip
 
 
@@ -190,6 +194,11 @@ class DinoDetrTrainingArguments(TrainingArguments):
             raise ValueError(
                 "early_stopping_patience needs evaluations (eval_strategy), a metric_for_best_model and "
                 "load_best_model_at_end"
+            )
+        if self.push_to_hub and self.hub_strategy not in ("every_save", "end"):
+            raise ValueError(
+                f"hub_strategy={self.hub_strategy.value} would upload the state of training: choose every_save (the "
+                "best weights at each improvement, and the finished run) or end (only this)"
             )
         asked = "fp16" if self.fp16 else "bf16" if self.bf16 else "no"
         if self.mixed_precision != asked:

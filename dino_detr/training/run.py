@@ -124,6 +124,8 @@ def train(trainer: DetectionTrainer) -> dict[str, float]:
     Raises:
         Preempted: if a signal asked to stop; the last checkpoint is of the moment it came.
     """
+    if trainer.uploads is not None:
+        trainer.uploads.start()
     with trainer.preemption.listening():
         checkpoint = trainer.args.resume_from_checkpoint
         if checkpoint is None or not trainer.restore_if_finished(checkpoint):
@@ -140,11 +142,14 @@ def train(trainer: DetectionTrainer) -> dict[str, float]:
         if trainer.is_world_process_zero():
             draw_sample_detections(trainer.model, trainer.processor, trainer.eval_dataset, folder)
     if trainer.is_world_process_zero():
-        (folder / "figures.json").write_text(json.dumps({**figures, "per_class": trainer.per_class}, indent=2) + "\n")
+        content = {"step": trainer.step_of_weights, **figures, "per_class": trainer.per_class}
+        (folder / "figures.json").write_text(json.dumps(content, indent=2) + "\n")
         write_card(folder)
         if trainer.args.overfit_images is not None:
             print(_overfit_verdict(trainer.args.overfit_images, figures["AP50"]))
     trainer.accelerator.wait_for_everyone()
+    if trainer.uploads is not None:  # the other processes need not wait
+        trainer.uploads.finish()
     return figures
 
 

@@ -16,6 +16,7 @@ from ..evaluation import draw_detections, draw_plots
 from ..evaluation.detections import detect
 from ..evaluation.history import read_history
 from ..evaluation.pictures import make_grid
+from ..hub.run_record import local_sources
 from ..image_processing_dino_detr import upright_rgb
 from .options import DinoDetrTrainingArguments
 
@@ -77,6 +78,7 @@ def _environment(args) -> dict:
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or "CPU",
         "processes": args.world_size,
         "threads": torch.get_num_threads(),
+        "local_paths": local_sources(args.recipe),
         "versions": {"dino-detr": __version__} | {name: version(name) for name in packages},
     }
 

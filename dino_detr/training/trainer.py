@@ -36,6 +36,7 @@ from .progress import ProgressBar
 from .sharding import gather, load_optimizer, load_weights, own_class, prepare_sharding, whole_parameters
 from .step import Step, random_state
 from .unreadable import UnreadableImages
+from .uploads import Uploads
 from .zero_ap import explain_zero_ap
 
 logger = logging.get_logger(__name__)
@@ -86,6 +87,9 @@ class DetectionTrainer(Trainer):
         if self.args.early_stopping_patience is not None:
             self.early_stopping = EarlyStopping(self.args.early_stopping_patience)
             self.add_callback(self.early_stopping)
+        self.uploads: Uploads | None = None  # of the main process
+        if self.args.push_to_hub and self.is_world_process_zero():
+            self.uploads = Uploads(self.args)
         self.preemption = Preemption(self)
         self.add_callback(self.preemption)
         self.processor = processor
@@ -162,6 +166,8 @@ class DetectionTrainer(Trainer):
             rotate_checkpoints(
                 self.args.output_dir, self.args.save_total_limit, self.state.best_model_checkpoint, use_mtime=True
             )
+            if self.uploads is not None:
+                self.uploads.offer(self.state)
         self.accelerator.wait_for_everyone()
 
     def _write_checkpoint(self, model, partial: Path) -> None:
@@ -232,6 +238,19 @@ class DetectionTrainer(Trainer):
                     self._load_from_checkpoint(str(folder))
             else:
                 logger.warning(f"{checkpoint} has no average of the weights: it starts from these weights")
+
+    @property
+    def step_of_weights(self) -> int:
+        """After training: the step after which the weights were as they are now."""
+        best = self.args.load_best_model_at_end and self.state.best_model_checkpoint
+        return self.state.best_global_step if best and self.state.best_global_step else self.state.global_step
+
+    def init_hf_repo(self, *args, **kwargs) -> None:
+        """Of no use here: see `Uploads`. (The Trainer's own ends a run where the Hub cannot be reached.)"""
+
+    def push_to_hub(self, *args, **kwargs):
+        """Not the Trainer's, which would upload the state of training and its pickled arguments too."""
+        raise NotImplementedError("dino_detr.hub.push_run(run_folder, repo_id) uploads a run")
 
     def _load_best_model(self):
         best = Path(self.state.best_model_checkpoint)

@@ -1,0 +1,109 @@
+"""What a run folder says of its run, without the paths of the machine that it ran on."""
+
+import csv
+import json
+from dataclasses import dataclass
+from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
+
+import yaml
+
+from ..evaluation.history import read_history
+
+SOURCES = ("dataset", "model", "backbone")  # options that are a folder of this machine, or something known elsewhere
+
+
+@dataclass
+class RunRecord:
+    """
+    Empty where the folder does not say.
+
+    Args:
+        config, processor: `config.json` and `preprocessor_config.json`.
+        recipe: `recipe.yaml`; of a path only the last part.
+        local: the options of the recipe that were folders or files of the machine.
+        environment: `environment.json`.
+        figures: of the folder's weights, `figures.json`: COCO's, `per_class` and, of newer runs, `step`.
+        metrics, evaluations: the lines of `metrics.jsonl` and `evaluation.jsonl`.
+        energy: kWh and kg of CO2 that codecarbon measured (`emissions.csv`), summed over the parts of a resumed run.
+    """
+
+    config: dict
+    processor: dict
+    recipe: dict
+    local: list[str]
+    environment: dict
+    figures: dict
+    metrics: list[dict]
+    evaluations: list[dict]
+    energy: tuple[float, float] | None
+
+
+def read_record(folder: str | Path) -> RunRecord:
+    """
+    Raises:
+        FileNotFoundError: if the folder has no `config.json`.
+        ValueError: if one of its files cannot be read.
+    """
+    folder = Path(folder)
+    if not (folder / "config.json").is_file():
+        raise FileNotFoundError(f"{folder} has no config.json: it is neither a finished run nor a checkpoint")
+    recipe, environment = _read(folder / "recipe.yaml"), _read(folder / "environment.json")
+    local = environment.get("local_paths")
+    if local is None:  # runs of before it was noted
+        local = local_sources(recipe)
+    return RunRecord(
+        config=_read(folder / "config.json"),
+        processor=_read(folder / "preprocessor_config.json"),
+        recipe=without_paths(recipe, local),
+        local=local,
+        environment=environment,
+        figures=_read(folder / "figures.json"),
+        metrics=read_history(folder / "metrics.jsonl"),
+        evaluations=read_history(folder / "evaluation.jsonl"),
+        energy=_read_energy(folder / "emissions.csv"),
+    )
+
+
+def local_sources(recipe: dict) -> list[str]:
+    """The options among `SOURCES` whose value is a file or folder here."""
+    return [name for name in SOURCES if recipe.get(name) and Path(recipe[name]).expanduser().exists()]
+
+
+def without_paths(recipe: dict, local: list[str]) -> dict:
+    """A recipe in which the last part stands for the whole of each path: of those in `local` and whatever looks so."""
+    return {
+        name: PurePath(value).name if name in (*local, "output_dir", "logging_dir") else _without_paths(value)
+        for name, value in recipe.items()
+    }
+
+
+def _without_paths(value):
+    if isinstance(value, dict):
+        return {name: _without_paths(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_without_paths(item) for item in value]
+    if not isinstance(value, str):
+        return value
+    absolute = PurePosixPath(value).is_absolute() or PureWindowsPath(value).is_absolute()
+    if absolute or value.startswith(("~", "./", "../", ".\\", "..\\")) or ("/" in value and Path(value).exists()):
+        return PureWindowsPath(value).name  # takes either slash
+    return value
+
+
+def _read(path: Path) -> dict:
+    if not path.exists():
+        return {}
+    try:
+        text = path.read_text(encoding="utf-8")
+        return yaml.safe_load(text) if path.suffix == ".yaml" else json.loads(text)
+    except (yaml.YAMLError, json.JSONDecodeError) as fault:
+        raise ValueError(f"{path} cannot be read: {fault}") from fault
+
+
+def _read_energy(path: Path) -> tuple[float, float] | None:
+    if not path.exists():
+        return None
+    with open(path, newline="", encoding="utf-8") as file:
+        runs = {row["run_id"]: row for row in csv.DictReader(file)}  # a run's last row counts all of it
+    kwh, kg = (sum(float(row[name]) for row in runs.values()) for name in ("energy_consumed", "emissions"))
+    return (kwh, kg) if runs else None
