@@ -27,7 +27,9 @@ def draw_forecast(result: dict, path: str | Path) -> None:
     for name in CURVES:
         value = format_ap(result["forecast"][name], highest)
         style = {"linewidth": 2} if name == best else {"linewidth": 1, "linestyle": "--"}
-        axes.plot(along, curve(name, result["fits"][name], along), color=_COLORS[name], label=f"{name}: {value}", **style)
+        axes.plot(
+            along, curve(name, result["fits"][name], along), color=_COLORS[name], label=f"{name}: {value}", **style
+        )
         axes.plot(step, result["forecast"][name], color=_COLORS[name], marker="o", markerfacecolor="white")
     axes.plot(x, y, color="black", marker="o", markersize=4, linestyle="", label="evaluations")
     if result["power_law_before_drop"]:
@@ -35,9 +37,7 @@ def draw_forecast(result: dict, path: str | Path) -> None:
         label = f"power_law of points to the drop: {format_ap(before['forecast'], highest)}"
         axes.plot(along, curve("power_law", before, along), color="#CC79A7", linewidth=1, linestyle=":", label=label)
     if result["history"]["drop"] is not None and result["history"]["drop"] < max(step, x[-1]):
-        axes.axvline(
-            result["history"]["drop"], color="grey", linewidth=1, linestyle=":", label="learning rate dropped"
-        )
+        axes.axvline(result["history"]["drop"], color="grey", linewidth=1, linestyle=":", label="learning rate dropped")
     axes.axvline(step, color="grey", linewidth=1, alpha=0.5)
     top = max([y.max(), *(result["forecast"][name] for name in CURVES)])
     axes.set(xlim=(0, None), ylim=(0, 1.08 * min(top, highest)))

@@ -26,8 +26,8 @@ _LOSSES = {
 
 
 def draw_plots(run_folder: str | Path) -> None:
-    """Write `plots/box_ap.png` from `evaluation.jsonl`, with the drops of the learning rate that `metrics.jsonl` tells of,
-    and `plots/loss.png` from `metrics.jsonl`.
+    """Write `plots/box_ap.png` from `evaluation.jsonl`, with drops of the learning rate from `metrics.jsonl`, and
+    `plots/loss.png` from the latter.
 
     What has no numbers yet is not drawn. A picture is replaced in one go, so that a viewer never meets half of one.
     """
