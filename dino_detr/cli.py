@@ -23,9 +23,12 @@ from .data.importing import READERS, import_data
 from .data.rows import values_of_objects
 from .data.samples import TrainingSamples, drop_images_without_boxes
 from .evaluation import CocoDetectionMetric, draw_detections, format_table, score_results, to_coco_results
+from .evaluation.ap_history import read_ap_history
 from .evaluation.coco_score import SCORERS
 from .evaluation.detections import detect, references
 from .evaluation.diagnosis import AP50_OF_A_RIDDLE, diagnose
+from .evaluation.forecast import forecast_ap, format_forecast
+from .evaluation.forecast_plot import draw_forecast
 from .evaluation.pictures import draw_samples
 from .hub import load_reference_checkpoint, push_run, write_card
 from .image_processing_dino_detr import DinoDetrImageProcessor, upright_rgb
@@ -93,6 +96,14 @@ def build_parser() -> argparse.ArgumentParser:
     verb.add_argument("--output", required=True, metavar="DIR", help="folder to write to")
     verb.add_argument("--threshold", type=float, default=0.5, help="least score of a detection (default: 0.5)")
     _add_post_processing(verb)
+
+    verb = verbs.add_parser("forecast", help="how AP goes on: curves fitted to a run's history, and their intervals")
+    verb.set_defaults(run=run_forecast)
+    verb.add_argument("history", metavar="HISTORY", help="run folder, its evaluation.jsonl, or a CSV: Step, bbox/AP")
+    verb.add_argument("--step", type=int, metavar="N", help="to forecast (default: the run's last, or 4 times what is)")
+    verb.add_argument("--drop", type=int, metavar="STEP", help="at which the rate was dropped (default: the run's own)")
+    verb.add_argument("--plot", metavar="FILE.png", help="draw points, curves and interval here")
+    verb.add_argument("--output", metavar="FILE.json", help="write fits, forecasts and intervals here")
 
     verb = verbs.add_parser("check-data", help="what is wrong with a data set, by file name, and what is done about it")
     verb.set_defaults(run=run_check_data)
@@ -250,6 +261,21 @@ def run_predict(options: argparse.Namespace) -> None:
         }
         print(f"{paths[index]}: {len(kept['scores'])} detections -> {picture}")
     _write_json(output / "detections.json", [entries[index] for index in sorted(entries)])
+
+
+def run_forecast(options: argparse.Namespace) -> None:
+    for option, path in (("--plot", options.plot), ("--output", options.output)):
+        if path and Path(path).exists():
+            raise FileExistsError(f"{path} exists; choose another {option}")
+    history = read_ap_history(options.history)
+    step = history.step_to_forecast() if options.step is None else options.step
+    drop = history.drop if options.drop is None else options.drop
+    result = forecast_ap(history.steps, history.values, step, drop, history.highest)
+    print(format_forecast(result))
+    if options.plot:
+        draw_forecast(result, options.plot)
+    if options.output:
+        _write_json(options.output, result)
 
 
 def run_check_data(options: argparse.Namespace) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator
 
-from .history import read_history
+from .history import learning_rate_drops, read_history
 
 # From Okabe and Ito's palette, told apart by colour-blind readers: https://jfly.uni-koeln.de/color/
 _BLUE, _ORANGE, _GREEN, _PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
@@ -26,16 +26,19 @@ _LOSSES = {
 
 
 def draw_plots(run_folder: str | Path) -> None:
-    """Write `plots/box_ap.png` from `evaluation.jsonl` and `plots/loss.png` from `metrics.jsonl`.
+    """Write `plots/box_ap.png` from `evaluation.jsonl`, with drops of the learning rate from `metrics.jsonl`, and
+    `plots/loss.png` from the latter.
 
     What has no numbers yet is not drawn. A picture is replaced in one go, so that a viewer never meets half of one.
     """
     folder = Path(run_folder)
-    _draw_box_ap(read_history(folder / "evaluation.jsonl"), folder / "plots" / "box_ap.png")
-    _draw_loss(read_history(folder / "metrics.jsonl"), folder / "plots" / "loss.png")
+    metrics = read_history(folder / "metrics.jsonl")
+    drops = learning_rate_drops(metrics)
+    _draw_box_ap(read_history(folder / "evaluation.jsonl"), drops, folder / "plots" / "box_ap.png")
+    _draw_loss(metrics, folder / "plots" / "loss.png")
 
 
-def _draw_box_ap(history: list[dict], path: Path) -> None:
+def _draw_box_ap(history: list[dict], drops: list[dict], path: Path) -> None:
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.add_subplot(title="Box average precision", ylabel="average precision")
     for key, (label, color) in _AP.items():
@@ -47,6 +50,10 @@ def _draw_box_ap(history: list[dict], path: Path) -> None:
             axes.plot(x[best], y[best], color=color, marker="o", markersize=8, markerfacecolor="white")
     if axes.lines:
         axes.set_ylim(0, 1.05 * max(line.get_ydata().max() for line in axes.lines) or 1)
+        x = _x_name(history)
+        for number, drop in enumerate(drop for drop in drops if x in drop):
+            label = None if number else "learning rate dropped"
+            axes.axvline(drop[x], color="grey", linewidth=1, linestyle=":", label=label)
         _save(figure, history, path)
 
 

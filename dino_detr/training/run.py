@@ -140,7 +140,10 @@ def train(trainer: DetectionTrainer) -> dict[str, float]:
         trainer.processor.save_pretrained(folder)
     with whole_parameters(trainer.model):
         if trainer.is_world_process_zero():
-            draw_sample_detections(trainer.model, trainer.processor, trainer.eval_dataset, folder)
+            try:
+                draw_sample_detections(trainer.model, trainer.processor, trainer.eval_dataset, folder)
+            except Exception as fault:  # the run is done but for this
+                logger.warning(f"plots/detections.png could not be drawn: {fault!r}")
     if trainer.is_world_process_zero():
         content = {"step": trainer.step_of_weights, **figures, "per_class": trainer.per_class}
         (folder / "figures.json").write_text(json.dumps(content, indent=2) + "\n")
