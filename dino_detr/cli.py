@@ -15,7 +15,7 @@ from PIL import Image as PILImage
 from transformers import AutoImageProcessor, AutoModelForObjectDetection, TrainingArguments
 
 from .configuration_dino_detr import DinoDetrConfig
-from .data import category_ids, class_names, list_splits
+from .data import category_ids, class_names, list_splits, load_detection_dataset
 from .data.augmentation import build_augmentation
 from .data.check import check_split, summarise
 from .data.image_files import IMAGE_SUFFIXES
@@ -26,6 +26,7 @@ from .evaluation import CocoDetectionMetric, draw_detections, format_table, scor
 from .evaluation.detections import detect, references
 from .evaluation.diagnosis import AP50_OF_A_RIDDLE, diagnose
 from .evaluation.pictures import draw_samples
+from .evaluation.report import claim_report_folder, images_of_results, write_report
 from .hub import load_reference_checkpoint
 from .image_processing_dino_detr import DinoDetrImageProcessor, upright_rgb
 from .training import DetectionTrainer, DinoDetrTrainingArguments, parse_options, prepare, train
@@ -78,6 +79,7 @@ def build_parser() -> argparse.ArgumentParser:
     verb.add_argument("--split", default="val", help="split of the data set (default: val)")
     verb.add_argument("--output", metavar="FILE.json", help="write the figures here too")
     verb.add_argument("--predictions", metavar="FILE.json", help="write the detections as COCO results")
+    verb.add_argument("--report", metavar="DIR", help="write a page with curves, confusion and the worst images here")
     verb.add_argument("--batch_size", type=int, default=8, help="images of one size at a time (default: 8)")
 
     verb.add_argument("--num_workers", type=int, default=0, help="processes that read images (default: 0)")
@@ -144,11 +146,17 @@ def prepare_training(arguments: list[str]) -> DetectionTrainer | None:
 
 
 def run_evaluate(options: argparse.Namespace) -> None:
+    if options.report:
+        claim_report_folder(options.report)
     diagnosis = None
     if options.source.endswith(".json"):
         if options.predictions:
             raise ValueError("--predictions goes with a checkpoint; a results file holds the predictions already")
-        figures = score_results(_read_json(options.source), _annotations(options.dataset, options.split))
+        results, annotations = _read_json(options.source), _annotations(options.dataset, options.split)
+        figures = score_results(results, annotations)
+        if options.report:
+            rows = _rows_with_images(options.dataset, options.split)
+            _write_report(options, "results", figures, *images_of_results(results, annotations), rows)
     else:
         rows = _checked_rows(options.dataset, options.split)
         model, processor = _load_checkpoint(options.source)
@@ -167,6 +175,8 @@ def run_evaluate(options: argparse.Namespace) -> None:
             diagnosis = diagnose(detections, truth, values_of_objects(rows, "id"), class_names(rows))
         if options.predictions:
             _write_json(options.predictions, to_coco_results(detections, category_ids(rows)))
+        if options.report:
+            _write_report(options, "checkpoint", figures, detections, truth, rows)
     print(format_table(figures))
     if diagnosis is not None:
         print(f"\nAP50 is about 0. What the evaluation saw:\n{diagnosis}")
@@ -306,6 +316,22 @@ def _checked_rows(dataset: str, split: str) -> Dataset:
     if report.defects:
         print(report.format(), file=sys.stderr)
     return report.rows
+
+
+def _write_report(options: argparse.Namespace, kind: str, figures: dict, detections, truth, rows) -> None:
+    evaluated = {kind: options.source, "data set": options.dataset, "split": options.split}
+    if options.dataset.endswith(".json"):
+        del evaluated["split"]  # the file is one
+    write_report(options.report, evaluated, figures, detections, truth, rows)
+    print(f"report -> {Path(options.report) / 'report.html'}", file=sys.stderr)
+
+
+def _rows_with_images(dataset: str, split: str) -> Dataset | str:
+    """The rows of what results were scored against, or why there are none: annotations alone can be scored too."""
+    try:
+        return load_detection_dataset(dataset, split)
+    except (ValueError, OSError) as error:
+        return str(error)
 
 
 def _annotations(dataset: str, split: str) -> dict:
