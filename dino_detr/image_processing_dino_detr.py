@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
+from torchvision.ops import nms
 from transformers.image_processing_backends import TorchvisionBackend
 from transformers.image_processing_utils import BatchFeature
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, PILImageResampling
@@ -135,26 +136,33 @@ class DinoDetrImageProcessor(TorchvisionBackend):
         threshold: float = 0.5,
         target_sizes: Tensor | list[tuple[int, int]] | None = None,
         top_k: int = 300,
+        one_label_per_query: bool = False,
+        nms_threshold: float | None = None,
     ) -> list[dict[str, Tensor]]:
         """
-        The model's best detections, as the reference takes them: over queries x classes, without suppression.
+        The model's best detections: by default over queries x classes, without suppression, as the reference takes
+        them.
 
         Args:
             outputs: of `DinoDetrForObjectDetection`.
             threshold: only scores above it, 0..1.
             target_sizes: (height, width) of each image in pixels; None leaves boxes in 0..1.
             top_k: at most this many an image.
+            one_label_per_query: of each query, only the label of the best score; a box has no further labels then.
+            nms_threshold: drop what overlaps a better detection, of whatever class, by more than this IoU, 0..1; None:
+                nothing is dropped. The `top_k` are taken before.
 
         Returns:
             For each image `{"scores" [n], "labels" [n], "boxes" [n, 4]}`, best first; boxes are xyxy, clipped to the
             image, and empty ones are removed.
 
         Raises:
-            ValueError: if `target_sizes` is not one size an image.
+            ValueError: if `target_sizes` is not one size an image, or `nms_threshold` is no IoU.
         """
-        detections = select_detections(outputs.logits, outputs.pred_boxes, target_sizes, top_k)
+        detections = select_detections(outputs.logits, outputs.pred_boxes, target_sizes, top_k, one_label_per_query)
         results = []
         for scores, labels, boxes in zip(*detections):
+            scores, labels, boxes = suppress_overlaps(scores, labels, boxes, nms_threshold)
             keep = (scores > threshold) & (boxes[:, 2:] > boxes[:, :2]).all(1)
             results.append({"scores": scores[keep], "labels": labels[keep], "boxes": boxes[keep]})
         return results
@@ -214,16 +222,27 @@ def mask_padding(sizes: Tensor, height: int, width: int) -> Tensor:
 
 
 def select_detections(
-    logits: Tensor, pred_boxes: Tensor, target_sizes: Tensor | list[tuple[int, int]] | None, top_k: int
+    logits: Tensor,
+    pred_boxes: Tensor,
+    target_sizes: Tensor | list[tuple[int, int]] | None,
+    top_k: int,
+    one_label_per_query: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """
-    The best `n = min(top_k, Q * K)` of each image: scores `[B, n]`, class indices `[B, n]`, boxes `[B, n, 4]`.
+    The best `n` of each image: scores `[B, n]`, class indices `[B, n]`, boxes `[B, n, 4]`.
 
-    Boxes are xyxy, clipped to the image; in pixels with `target_sizes` (height, width), else in 0..1; maybe empty.
+    They are of Q queries x K classes, or of Q queries with the best class of each; `n` is `top_k` or, if that is less,
+    their number. Boxes are xyxy, clipped to the image; in pixels with `target_sizes` (height, width), else in 0..1;
+    maybe empty.
     """
-    scores, indices = logits.float().sigmoid().flatten(1).topk(min(top_k, logits[0].numel()), dim=1)
-    queries = indices // logits.shape[2]
-    boxes = cxcywh_to_xyxy(pred_boxes.float()).gather(1, queries[..., None].expand(-1, -1, 4)).clamp(0, 1)
+    scores, labels = logits.float().sigmoid(), torch.arange(logits.shape[2], device=logits.device).expand_as(logits)
+    if one_label_per_query:
+        scores, labels = scores.max(2, keepdim=True)
+    num_labels = scores.shape[2]
+    scores, indices = scores.flatten(1).topk(min(top_k, scores[0].numel()), dim=1)
+    labels = labels.flatten(1).gather(1, indices)
+    boxes = cxcywh_to_xyxy(pred_boxes.float()).gather(1, (indices // num_labels)[..., None].expand(-1, -1, 4))
+    boxes = boxes.clamp(0, 1)
     if target_sizes is not None:
         sizes = torch.as_tensor(target_sizes, device=boxes.device, dtype=boxes.dtype)
         if sizes.shape != (len(boxes), 2):
@@ -232,7 +251,22 @@ def select_detections(
                 f"not of shape {list(sizes.shape)}"
             )
         boxes = boxes * sizes.flip(1).repeat(1, 2)[:, None]
-    return scores, indices % logits.shape[2], boxes
+    return scores, labels, boxes
+
+
+def suppress_overlaps(
+    scores: Tensor, labels: Tensor, boxes: Tensor, nms_threshold: float | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """
+    One image's detections, best first, without those that overlap a better one by an IoU above the threshold; classes
+    do not matter. None drops nothing.
+    """
+    if nms_threshold is None:
+        return scores, labels, boxes
+    if not 0 <= nms_threshold <= 1:
+        raise ValueError(f"nms_threshold={nms_threshold}: an IoU, from 0 to 1")
+    kept = nms(boxes, scores, nms_threshold)
+    return scores[kept], labels[kept], boxes[kept]
 
 
 def encode_annotation(annotation: dict, original: tuple[int, int], resized: tuple[int, int]) -> dict[str, Tensor]:

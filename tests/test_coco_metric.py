@@ -81,7 +81,14 @@ def pycocotools_figures(annotations, results, folder):
 
     names = {c["id"]: c["name"] for c in annotations["categories"]}
     per_class = {
-        names[category_id]: {"AP": mean(precision[:, :, k, 0, 2]), "AP50": mean(precision[0, :, k, 0, 2])}
+        names[category_id]: {
+            "AP": mean(precision[:, :, k, 0, 2]),
+            "AP50": mean(precision[0, :, k, 0, 2]),
+            "AP75": mean(precision[5, :, k, 0, 2]),
+            "APs": mean(precision[:, :, k, 1, 2]),
+            "APm": mean(precision[:, :, k, 2, 2]),
+            "APl": mean(precision[:, :, k, 3, 2]),
+        }
         for k, category_id in enumerate(judge.params.catIds)
     }
     return {**dict(zip(FIGURES, judge.stats)), "per_class": per_class}
@@ -214,7 +221,8 @@ def test_bad_batches_are_named_and_not_taken_in():
             metric.add_batch(predictions=bad_predictions, references=bad_references)
     figures = metric.compute()
     assert figures["AP"] == pytest.approx(1)
-    assert figures["per_class"] == {5: {"AP": pytest.approx(1), "AP50": pytest.approx(1)}, 9: {"AP": -1, "AP50": -1}}
+    perfect = {"AP": 1, "AP50": 1, "AP75": 1, "APs": 1, "APm": -1, "APl": -1}
+    assert figures["per_class"] == {5: pytest.approx(perfect), 9: dict.fromkeys(perfect, -1)}
 
 
 def test_results_of_another_data_set_are_refused():
@@ -251,7 +259,7 @@ def test_table_shows_every_figure_and_class():
     figures = score_results(results, annotations)
     table = format_table(figures)
     for value in [figures[name] for name in FIGURES] + [
-        c["AP50"] for c in figures["per_class"].values() if c["AP50"] >= 0
+        value for c in figures["per_class"].values() for value in c.values() if value >= 0
     ]:
         assert f"{value:.3f}" in table
-    assert table.splitlines()[-1].split() == ["class", "90", "-", "-"]
+    assert table.splitlines()[-1].split() == ["class", "90", *"------"]

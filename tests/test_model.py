@@ -20,7 +20,7 @@ from tiny import (
     tiny_config,
     tiny_detector,
 )
-from torchvision.ops import box_convert, generalized_box_iou, sigmoid_focal_loss
+from torchvision.ops import box_convert, generalized_box_iou, nms, sigmoid_focal_loss
 
 from dino_detr import DinoDetrConfig, DinoDetrForObjectDetection, DinoDetrImageProcessor, DinoDetrModel
 from dino_detr import decoder as decoder_module
@@ -631,6 +631,38 @@ def test_detections_are_the_best_clipped_and_never_empty(processor):
     for sizes in ([(100, 200), (100, 200)], [100, 200], [(100, 200, 3)]):
         with pytest.raises(ValueError, match="target_sizes"):
             processor.post_process_object_detection(outputs, target_sizes=sizes)
+
+
+def test_post_processing_without_duplicates(processor):
+    """One label a query is argmax; suppression is torchvision's, over all classes together."""
+    generator = torch.Generator().manual_seed(0)
+    boxes = torch.rand(40, 4, generator=generator) * 0.4 + 0.3
+    scores = torch.rand(40, 3, generator=generator)
+    outputs = predictions(boxes.tolist(), scores.tolist())
+
+    def detect(**arguments):
+        (found,) = processor.post_process_object_detection(outputs, threshold=0.0, **arguments)
+        return found
+
+    by_default = detect()
+    assert len(by_default["scores"]) == 120
+    single = detect(one_label_per_query=True)
+    best, labels = scores.max(1)
+    order = best.argsort(descending=True)
+    assert single["scores"].tolist() == pytest.approx(best[order].tolist())
+    assert single["labels"].tolist() == labels[order].tolist()
+    corners = box_convert(boxes, "cxcywh", "xyxy").clamp(0, 1)
+    assert single["boxes"].flatten().tolist() == pytest.approx(corners[order].flatten().tolist())
+    assert len(detect(one_label_per_query=True, top_k=50)["scores"]) == 40
+    assert detect(one_label_per_query=True, top_k=7)["labels"].tolist() == labels[order][:7].tolist()
+
+    for found, arguments in ((by_default, {}), (single, {"one_label_per_query": True})):
+        suppressed = detect(nms_threshold=0.6, **arguments)
+        kept = nms(found["boxes"], found["scores"], 0.6)
+        assert 5 < len(kept) < 40
+        assert all(torch.equal(suppressed[name], found[name][kept]) for name in ("scores", "labels", "boxes"))
+    with pytest.raises(ValueError, match=r"nms_threshold=60: an IoU, from 0 to 1"):
+        detect(nms_threshold=60)
 
 
 @pytest.fixture

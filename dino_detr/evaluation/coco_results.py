@@ -5,10 +5,10 @@ from collections import Counter
 import numpy as np
 import torch
 
-from .coco_score import FIGURES, pack_detections, pack_objects, score
+from .coco_score import FIGURES, find_scorer, pack_detections, pack_objects, score
 
 
-def score_results(results: list[dict], annotations: dict) -> dict:
+def score_results(results: list[dict], annotations: dict, scorer: str = "numpy") -> dict:
     """COCO's figures for a result file.
 
     Args:
@@ -16,6 +16,7 @@ def score_results(results: list[dict], annotations: dict) -> dict:
         annotations: what the COCO annotation file holds, `{images, annotations, categories}`. `area` and `iscrowd` may
             be missing: then the box's area, and no crowd. Annotations of images or categories that are not listed are
             left out, as pycocotools does. Annotation ids are not used, so 0 and duplicates do no harm.
+        scorer: `"numpy"`, or `"pycocotools"` for the same numbers from pycocotools itself, in ten times the time.
 
     Returns:
         What `CocoDetectionMetric.compute` returns; `per_class` has the categories' names, in the order of their ids.
@@ -45,8 +46,8 @@ def score_results(results: list[dict], annotations: dict) -> dict:
         areas=[o.get("area", o["bbox"][2] * o["bbox"][3]) for o in objects],
         crowds=[o.get("iscrowd", 0) for o in objects],
     )
-    figures, per_class = score([packed_detections], [packed_objects], labels.values())
-    return {**figures, "per_class": dict(zip(distinct_names(names), per_class))}
+    result = score([packed_detections], [packed_objects], labels.values(), find_scorer(scorer))
+    return {**result.figures, "per_class": dict(zip(distinct_names(names), result.per_class))}
 
 
 def to_coco_results(predictions: list[dict], category_ids: list) -> list[dict]:
@@ -92,8 +93,8 @@ def format_table(figures: dict) -> str:
         _line("Average recall", [_cell(figures[name]) for name in FIGURES[6:]]),
     ]
     if figures["per_class"]:
-        lines += ["", _line("Class", ("AP", "AP50"))]
-        lines += [_line(name, (_cell(c["AP"]), _cell(c["AP50"]))) for name, c in figures["per_class"].items()]
+        lines += ["", _line("Class", FIGURES[:6])]
+        lines += [_line(name, [_cell(c[key]) for key in FIGURES[:6]]) for name, c in figures["per_class"].items()]
     return "\n".join(lines)
 
 

@@ -1,13 +1,17 @@
 """pycocotools' figures from arrays, which are smaller than its dicts and can be gathered batch by batch."""
 
-import contextlib
-import io
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
 
 import numpy as np
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
+
+from . import scoring_numpy, scoring_pycocotools
 
 FIGURES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
+SCORERS = {  # the same numbers, the second in ten times the time
+    "numpy": scoring_numpy.precision_and_recall,
+    "pycocotools": scoring_pycocotools.precision_and_recall,
+}
 MOST_CLASSES = 2**16  # that the 16 bits of a label can tell apart
 
 _MOST_DETECTIONS = 100  # of one class in one image: COCO looks at no more
@@ -54,60 +58,64 @@ def pack_objects(images, labels, boxes, areas, crowds) -> np.ndarray:
     return packed
 
 
-def score(detections: list[np.ndarray], objects: list[np.ndarray], labels) -> tuple[dict, list[dict]]:
+@dataclass
+class Score:
+    """
+    What `score` computed. All values are 0..1, and -1 where there is no object to find.
+
+    Args:
+        figures: the twelve `FIGURES`.
+        per_class: of each label, its `AP`, `AP50`, `AP75`, `APs`, `APm`, `APl`.
+        precision: `[10, 101, K, 4]`, with the 100 best detections of a class in an image: at IoU .50, .55, ... .95; at
+            recall 0, .01, ... 1; of each label; of objects of all, small, medium and large areas.
+    """
+
+    figures: dict[str, float]
+    per_class: list[dict[str, float]]
+    precision: np.ndarray
+
+
+def find_scorer(name: str) -> Callable:
+    """What computes the precision and recall of one class: one of `SCORERS`; ValueError if there is no such."""
+    if name not in SCORERS:
+        raise ValueError(f"no scorer {name!r}; there are {', '.join(SCORERS)}")
+    return SCORERS[name]
+
+
+def score(detections: list[np.ndarray], objects: list[np.ndarray], labels: Collection[int], scorer: Callable) -> Score:
     """COCO's figures, over all classes and per class.
 
     Args:
         detections: arrays of `pack_detections`; together they hold every image once.
         objects: arrays of `pack_objects`.
         labels: the classes to score; the rest is left out.
-
-    Returns:
-        The twelve `FIGURES`, 0..1, or -1 where no object could be found at all; and for each label its `AP` and `AP50`.
+        scorer: from `find_scorer`.
     """
-    # One class at a time: pycocotools makes a dict of a kilobyte of every detection.
-    evaluations = [_evaluate_class(_of_class(detections, label), _of_class(objects, label)) for label in labels]
-    # [IoU thresholds, recall points, classes, areas, most detections] and the same without recall points
-    precision = np.concatenate([e["precision"] for e in evaluations] or [np.full((10, 101, 0, 4, 3), -1.0)], axis=2)
-    recall = np.concatenate([e["recall"] for e in evaluations] or [np.full((10, 0, 4, 3), -1.0)], axis=1)
-    values = [precision[..., 0, 2], precision[0, ..., 0, 2], precision[5, ..., 0, 2]]
-    values += [precision[..., area, 2] for area in (1, 2, 3)]
-    values += [recall[..., 0, most] for most in (0, 1, 2)] + [recall[..., area, 2] for area in (1, 2, 3)]
-    figures = {name: _mean(value) for name, value in zip(FIGURES, values)}
-    per_class = [
-        {"AP": _mean(precision[:, :, index, 0, 2]), "AP50": _mean(precision[0, :, index, 0, 2])}
-        for index in range(len(evaluations))
-    ]
-    return figures, per_class
+    precisions, recalls = [np.empty((10, 101, 0, 4))], [np.empty((10, 0, 4, 3))]
+    for found, wanted in zip(_of_classes(detections, labels), _of_classes(objects, labels)):
+        precision, recall = scorer(found, wanted)
+        precisions.append(precision[:, :, None])
+        recalls.append(recall[:, None])
+    precision, recall = np.concatenate(precisions, axis=2), np.concatenate(recalls, axis=1)
+    parts = [recall[..., 0, most] for most in (0, 1, 2)] + [recall[..., area, 2] for area in (1, 2, 3)]
+    figures = _precisions(precision) | {name: _mean(values) for name, values in zip(FIGURES[6:], parts)}
+    per_class = [_precisions(precision[:, :, [index]]) for index in range(precision.shape[2])]
+    return Score(figures, per_class, precision)
 
 
-def _of_class(blocks: list[np.ndarray], label: int) -> np.ndarray:
-    return np.concatenate([block[block["label"] == label] for block in blocks])
+def _precisions(precision: np.ndarray) -> dict[str, float]:
+    """The first six figures, of `[10, 101, K, 4]`."""
+    parts = [precision[..., 0], precision[0, ..., 0], precision[5, ..., 0], *np.moveaxis(precision, -1, 0)[1:]]
+    return {name: _mean(values) for name, values in zip(FIGURES, parts)}
 
 
-def _evaluate_class(found: np.ndarray, wanted: np.ndarray) -> dict[str, np.ndarray]:
-    """pycocotools' precision and recall of one class."""
-    columns = (wanted["image"], wanted["box"], wanted["area"], wanted["crowd"])
-    annotations = [
-        {"id": number, "image_id": image, "category_id": 1, "bbox": box, "area": area, "iscrowd": int(crowd)}
-        # ids from 1: pycocotools takes a match with annotation 0 for none
-        for number, (image, box, area, crowd) in enumerate(zip(*(c.tolist() for c in columns)), start=1)
-    ]
-    images = [{"id": int(image)} for image in np.union1d(found["image"], wanted["image"])]
-    rows = np.column_stack([found["image"], found["box"], found["score"], np.ones(len(found))]).astype(np.float64)
-    with contextlib.redirect_stdout(io.StringIO()):
-        truth, judged = COCO(), COCO()
-        truth.dataset = {"info": {}, "images": images, "annotations": annotations, "categories": [{"id": 1}]}
-        truth.createIndex()
-        if len(rows):
-            judged = truth.loadRes(rows)
-        else:  # which loadRes cannot read
-            judged.dataset = {**truth.dataset, "annotations": []}
-            judged.createIndex()
-        evaluation = COCOeval(truth, judged, "bbox")
-        evaluation.evaluate()
-        evaluation.accumulate()
-    return evaluation.eval
+def _of_classes(blocks: list[np.ndarray], labels: Collection[int]) -> Iterator[np.ndarray]:
+    """The rows of each class, sorted by image; in an image the order stays."""
+    rows = np.concatenate(blocks)
+    rows = rows[np.lexsort((rows["image"], rows["label"]))]
+    labels = np.fromiter(labels, dtype=rows["label"].dtype)
+    for first, end in zip(*(np.searchsorted(rows["label"], labels, side) for side in ("left", "right"))):
+        yield rows[first:end]
 
 
 def _mean(values: np.ndarray) -> float:

@@ -11,24 +11,33 @@ from torch.utils.data import DataLoader
 from transformers.utils import logging
 
 from ..data.image_files import image_name
-from ..image_processing_dino_detr import select_detections
+from ..image_processing_dino_detr import select_detections, suppress_overlaps
 
 logger = logging.get_logger(__name__)
 
 
 @torch.no_grad()
 def detect(
-    model, processor, rows: Dataset, indices: Iterable[int], batch_size: int = 8, num_workers: int = 0, top_k: int = 300
+    model,
+    processor,
+    rows: Dataset,
+    indices: Iterable[int],
+    batch_size: int = 8,
+    num_workers: int = 0,
+    top_k: int = 300,
+    one_label_per_query: bool = False,
+    nms_threshold: float | None = None,
 ) -> Iterator[dict]:
     """
     The best detections on each of the rows named by `indices`, in no particular order.
 
     Batches hold images of one size, so nothing is padded and an image's result does not depend on its neighbours. Only
     the `top_k` detections leave the device. An image that cannot be read is named in a warning and has none.
+    `one_label_per_query` and `nms_threshold` are those of `DinoDetrImageProcessor.post_process_object_detection`.
 
     Yields:
         `{"image_id", "scores" [n], "labels" [n], "boxes" [n, 4]}`, numpy float32 (labels int16), best first; boxes are
-        xyxy pixels of the image, clipped to it; n is the same for all images.
+        xyxy pixels of the image, clipped to it; without an `nms_threshold`, n is the same for all images.
     """
     indices = list(indices)
     sizes = rows.select_columns(["width", "height"])[:] if indices else {}
@@ -53,14 +62,14 @@ def detect(
         for positions, pixel_values in groups:
             outputs = model(pixel_values.to(model.device))
             target_sizes = [image_sizes[position] for position in positions]
-            kept = select_detections(outputs.logits, outputs.pred_boxes, target_sizes, top_k)
-            scores, labels, boxes = (tensor.cpu().numpy() for tensor in kept)
-            for row, position in enumerate(positions):
+            best = select_detections(outputs.logits, outputs.pred_boxes, target_sizes, top_k, one_label_per_query)
+            for position, *found in zip(positions, *(tensor.cpu() for tensor in best)):
+                scores, labels, boxes = suppress_overlaps(*found, nms_threshold)
                 yield {
                     "image_id": image_ids[position],
-                    "scores": scores[row],
-                    "labels": labels[row].astype(np.int16),
-                    "boxes": boxes[row],
+                    "scores": scores.numpy(),
+                    "labels": labels.numpy().astype(np.int16),
+                    "boxes": boxes.numpy(),
                 }
 
 

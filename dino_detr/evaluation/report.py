@@ -8,7 +8,7 @@ import numpy as np
 from datasets import Dataset, Image
 
 from ..image_processing_dino_detr import upright_rgb
-from .coco_score import FIGURES, pack_detections, pack_objects, score
+from .coco_score import FIGURES, find_scorer, pack_detections, pack_objects, score
 from .errors import ERRORS, Errors, ImageMatches, find_errors, match_image, to_xywh
 from .report_figures import draw_calibration, draw_classes, draw_confusion, draw_precision_recall
 from .report_page import build_page
@@ -153,7 +153,7 @@ def _precision(detections: list[dict], references: list[dict], num_classes: int)
     images, boxes = images_and_boxes(references)
     columns = (column(references, field) for field in ("area", "iscrowd"))
     packed_objects = pack_objects(images, column(references, "labels"), boxes, *columns)
-    precision = score([packed_detections], [packed_objects], range(num_classes)).precision[..., 0]
+    precision = score([packed_detections], [packed_objects], range(num_classes), find_scorer("numpy")).precision[..., 0]
     return {"0.50": precision[0], "0.75": precision[5]}
 
 
