@@ -173,9 +173,12 @@ def test_odd_data_has_a_report(case, tmp_path):
     elif case == "80 classes":
         rng = np.random.default_rng(0)
         annotations["categories"] = [{"id": i, "name": f"kind {i}"} for i in range(80)]
-        for row in [*annotations["annotations"], *results]:
-            row["category_id"] = int(rng.integers(80))
-        results += [{**o, "score": 0.9, "category_id": 7 + o["category_id"] % 2} for o in annotations["annotations"]]
+        for entry in annotations["annotations"]:
+            entry["category_id"] = int(rng.integers(80))
+        for entry in annotations["annotations"][:4]:
+            entry["category_id"] = 8
+        results = [{**entry, "score": 0.9} for entry in annotations["annotations"]]
+        results = [{**row, "category_id": 70} if row["category_id"] == 8 else row for row in results]
     elif case == "percent":
         results = [{**row, "score": 100 * row["score"]} for row in results]
     page, report = report_of(annotations, results, tmp_path / "report")
@@ -187,7 +190,9 @@ def test_odd_data_has_a_report(case, tmp_path):
     assert ("calibration.svg" in page.links) == (case != "percent")
     if case == "80 classes":
         shown = " ".join(ElementTree.parse(tmp_path / "report" / "confusion.svg").getroot().itertext())
-        assert "55 other classes" in shown and "kind 7" in shown and "kind 8" in shown
+        assert "55 other classes" in shown and "kind 8" in shown and "kind 70" in shown
+        pair = report["most_confused"][0]
+        assert (pair["true"], pair["predicted"]) == ("kind 8", "kind 70")
 
 
 def test_a_fault_in_the_report_does_not_fail_the_run(tmp_path, monkeypatch):

@@ -49,18 +49,18 @@ def draw_precision_recall(precision: np.ndarray, names: list[str], path: Path) -
                 color=_COLORS[position % len(_COLORS)],
                 linestyle=_DASHES[position // len(_COLORS)],
                 linewidth=1.2,
-                label=f"{precision[:, label].mean():.3f}  {_short(names[label])}",
+                label=f"{_visible(_short(names[label]))} ({precision[:, label].mean():.3f})",
             )
         if len(classes) > 1:
             mean = precision[:, classes].mean(axis=1)
-            axes.plot(_RECALLS, mean, color="black", linewidth=2.5, label=f"{mean.mean():.3f}  all classes")
+            axes.plot(_RECALLS, mean, color="black", linewidth=2.5, label=f"all classes ({mean.mean():.3f})")
         if len(classes):
             handles, labels = axes.get_legend_handles_labels()
             order = [len(labels) - 1, *range(len(labels) - 1)] if len(classes) > 1 else [0]
-            columns = 3 if max(map(len, labels)) <= 18 else 2
+            columns = 3 if max(map(len, labels)) <= 20 else 2
             figure.legend(
                 [handles[i] for i in order], [labels[i] for i in order], loc="outside lower left", ncols=columns,
-                frameon=False, fontsize=8, title="average precision and class", title_fontsize=8, alignment="left",
+                frameon=False, fontsize=8, title="class (average precision)", title_fontsize=8, alignment="left",
             )  # fmt: skip
         else:
             axes.text(0.5, 0.5, "no objects to find", ha="center", color=GREY)
@@ -80,12 +80,12 @@ def draw_classes(per_class: dict[str, dict], path: Path) -> None:
     ]
     classes = sorted(sorted(classes, key=lambda row: -row[3])[:MOST_BARS], key=lambda row: -row[0])
     places = np.arange(len(classes))
-    with _figure(path, 5.4, 1.1 + 0.24 * max(len(classes), 2)) as figure:
+    with _figure(path, 5.4, 1.1 + 0.24 * max(len(classes), 5)) as figure:
         axes = figure.add_subplot(xlabel="average precision", xlim=(0, 1))
         axes.barh(places, [row[1] for row in classes], height=0.72, color=SKY, alpha=0.45, label="AP50")
         axes.barh(places, [row[0] for row in classes], height=0.36, color=BLUE, label="AP")
         axes.set_yticks(places, [_short(row[2]) for row in classes])
-        axes.set_ylim(len(classes) - 0.4, -0.6)
+        axes.set_ylim(max(len(classes), 1) - 0.4, -0.6)
         axes.grid(axis="y", visible=False)
         right = axes.get_yaxis_transform()
         for place, row in zip(places, classes):
@@ -188,6 +188,11 @@ def _figure(path: Path, width: float, height: float) -> Iterator[Figure]:
         figure = Figure(figsize=(width, height), layout="constrained")
         yield figure
         figure.savefig(path, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
+
+
+def _visible(name: str) -> str:
+    """In a legend, matplotlib hides what begins with an underscore."""
+    return f"\N{ZERO WIDTH SPACE}{name}" if name.startswith("_") else name
 
 
 def _short(name: str) -> str:

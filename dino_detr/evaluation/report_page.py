@@ -56,7 +56,7 @@ dl.facts dd { margin: 0; font-weight: 600; overflow-wrap: anywhere; }
 .table { max-height: 26rem; border: 1px solid var(--line); border-radius: 8px; }
 table { border-collapse: collapse; width: 100%; font-size: .92rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .3rem .8rem; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
-th:first-child, td:first-child, .words td, .words th { text-align: left; }
+th:first-child, td:first-child, .pairs :nth-child(2):is(th, td) { text-align: left; }
 thead th { position: sticky; top: 0; background: #f5f7f9; font-weight: 600; }
 tbody tr:last-child td { border-bottom: 0; }
 .columns { display: grid; grid-template-columns: 1fr 1fr; gap: 1rem 2rem; align-items: start; }
@@ -93,6 +93,19 @@ a { color: var(--blue); }
 """
 
 
+_CURVES = """<section>
+<h2>Precision and recall</h2>
+<p>Going down the scores, how much of what is detected is right, and how much of what is there has been found. The area
+under a curve is the average precision beside its name.</p>
+<div class="columns">
+<figure><img src="precision_recall_50.svg" alt="Precision over recall at IoU 0.5"><figcaption>A detection is right from
+IoU 0.50.</figcaption></figure>
+<figure><img src="precision_recall_75.svg" alt="Precision over recall at IoU 0.75"><figcaption>From IoU 0.75: the boxes
+must fit well.</figcaption></figure>
+</div>
+</section>"""
+
+
 def build_page(report: dict, matches: list[ImageMatches]) -> str:
     """
     Args:
@@ -101,8 +114,8 @@ def build_page(report: dict, matches: list[ImageMatches]) -> str:
     """
     name = report["evaluated"].get("checkpoint") or report["evaluated"]["results"]
     title = f"Evaluation of {escape(name.rstrip('/').split('/')[-1])}"
-    sections = [_heading(title, report), _figures(report), _curves(report), _mistakes(report)]
-    sections += [_calibration(report), _pictures(report, matches)]
+    sections = [_heading(title, report), _figures(report), _CURVES, _bars_and_calibration(report)]
+    sections += [_mistakes(report), _pictures(report, matches)]
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -159,22 +172,6 @@ large from 96&nbsp;x&nbsp;96.</p>
 </section>"""
 
 
-def _curves(report: dict) -> str:
-    return """<section>
-<h2>Precision and recall</h2>
-<p>Going down the scores, how much of what is detected is right, and how much of what is there has been found. The area
-under a curve is the average precision beside its name.</p>
-<div class="columns">
-<figure><img src="precision_recall_50.svg" alt="Precision over recall at IoU 0.5"><figcaption>A detection is right from
-IoU 0.50.</figcaption></figure>
-<figure><img src="precision_recall_75.svg" alt="Precision over recall at IoU 0.75"><figcaption>From IoU 0.75: the boxes
-must fit well.</figcaption></figure>
-<figure><img src="classes.svg" alt="Average precision of each class"><figcaption>Average precision of each class, and
-how many objects of it there are.</figcaption></figure>
-</div>
-</section>"""
-
-
 def _mistakes(report: dict) -> str:
     point, errors = report["operating_point"], report["errors"]
     if point["score"] is None:
@@ -197,7 +194,7 @@ def _mistakes(report: dict) -> str:
     )
     confused = "<p>No object is taken for one of another class.</p>"
     if rows:
-        confused = f"""<div class="scroll table"><table>
+        confused = f"""<div class="scroll table"><table class="pairs">
 <thead><tr><th>True class</th><th>Taken for</th><th>Objects</th><th>of the class</th></tr></thead>
 <tbody>
 {rows}
@@ -220,16 +217,22 @@ orange is not.</p>
 </section>"""
 
 
-def _calibration(report: dict) -> str:
+def _bars_and_calibration(report: dict) -> str:
     drawn = "<p>Left out: there are scores outside 0 to 1.</p>"
     if report["calibration"] is not None:
-        drawn = """<figure><img src="calibration.svg" alt="Share of right detections by score"></figure>"""
-    return f"""<section>
+        drawn = '<figure><img src="calibration.svg" alt="Share of right detections by score"></figure>'
+    return f"""<section class="columns">
+<div>
+<h2>Best and worst classes</h2>
+<p>The average precision of each class, and how many objects of it there are: few of them make it a matter of luck.</p>
+<figure><img src="classes.svg" alt="Average precision of each class"></figure>
+</div>
+<div>
 <h2>What a score is worth</h2>
-<p>Of all detections, whatever their score, the share that is right (IoU at least 0.5), by score. On the dashed line a
-score is a probability: of the detections at 0.7, 7 in 10 are right. Above it scores are too modest, below it too
-confident. The counts below say how much there is to judge by.</p>
+<p>Of all detections of a score, the share that is right (IoU at least 0.5). On the dashed line a score is a
+probability: of the detections at 0.7, 7 in 10 are right. Above it scores are too modest, below it too confident.</p>
 {drawn}
+</div>
 </section>"""
 
 
