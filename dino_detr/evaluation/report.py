@@ -14,7 +14,7 @@ from .report_figures import draw_calibration, draw_classes, draw_confusion, draw
 from .report_page import build_page
 
 _MOST_PICTURES = 12
-_MOST_PAIRS = 20  # of confused classes
+_MOST_PAIRS = 10  # of confused classes
 _LONGEST_SIDE = 960  # pixels of a picture
 
 

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 BLUE, ORANGE, GREEN, PURPLE, SKY, AMBER = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00"
 GREY = "#767676"
 
-MOST_BARS = 100  # classes of the bars
+MOST_BARS = 40  # classes of the bars
 MOST_CELLS = 25  # classes of the confusion matrix
 
 _COLORS = (BLUE, ORANGE, GREEN, PURPLE, SKY, AMBER)
@@ -68,7 +68,7 @@ def draw_precision_recall(precision: np.ndarray, names: list[str], path: Path) -
 
 def draw_classes(per_class: dict[str, dict], path: Path) -> None:
     """
-    AP and AP50 of each class as bars, the best on top; of more than 100 classes, those with the most objects.
+    AP and AP50 of each class as bars, the best on top; of more than 40 classes, the 20 best and the 20 worst.
 
     Args:
         per_class: `{name: {"AP", "AP50", "objects", ...}}`.
@@ -78,7 +78,9 @@ def draw_classes(per_class: dict[str, dict], path: Path) -> None:
         for name, values in per_class.items()
         if values["AP"] >= 0
     ]
-    classes = sorted(sorted(classes, key=lambda row: -row[3])[:MOST_BARS], key=lambda row: -row[0])
+    classes.sort(key=lambda row: -row[0])
+    if len(classes) > MOST_BARS:
+        classes = classes[: MOST_BARS // 2] + classes[-MOST_BARS // 2 :]
     places = np.arange(len(classes))
     with _figure(path, 5.4, 1.1 + 0.24 * max(len(classes), 5)) as figure:
         axes = figure.add_subplot(xlabel="average precision", xlim=(0, 1))
@@ -149,6 +151,8 @@ def draw_calibration(bins: list[dict], path: Path) -> None:
         if bins:
             lower.bar(middles, [row["detections"] for row in bins], width=0.092, color=BLUE, log=True)
             lower.set_ylim(0.5)
+            lower.yaxis.set_major_formatter("{x:,.0f}")  # the usual one writes formulas
+            lower.minorticks_off()
         else:
             upper.text(0.5, 0.5, "no detections", ha="center", color=GREY)
 

@@ -5,10 +5,16 @@ from html import escape
 from .. import __version__
 from .coco_score import FIGURES
 from .errors import ERRORS, ImageMatches
-from .report_figures import GREEN, GREY, ORANGE, PURPLE, SKY
+from .report_figures import MOST_BARS, MOST_CELLS
 
-_COLORS = {"right": GREEN, "missed": ORANGE, "wrong class": SKY, "badly placed": "#F0E442", "false": PURPLE}
-_COLORS["crowd"] = GREY
+_COLORS = {  # as in the figures, but bright enough for dark pictures
+    "right": "#1FC48D",
+    "missed": "#FF6A1F",
+    "wrong class": "#56B4E9",
+    "badly placed": "#F0E442",
+    "false": "#F08BC8",
+    "crowd": "#B0B0B0",
+}
 _MEANINGS = {
     "right": "the class is right and the boxes overlap: IoU at least 0.5",
     "missed": "an object that no detection is matched with",
@@ -30,6 +36,7 @@ _HEADINGS = {
     "ARm": "medium",
     "ARl": "large",
 }
+_MOST_BESIDE = 12  # classes of a confusion matrix that has room for text beside it
 _MOST_LABELLED = 12  # boxes of a picture; of more, only the wrong ones are called by name
 _MOST_LETTERS = 22
 
@@ -69,6 +76,7 @@ img.wide { max-width: none; margin: 0 auto; }
 .pair rect { fill: none; vector-effect: non-scaling-stroke; stroke-width: 2.5px; }
 .pair rect.under { stroke: #000; stroke-opacity: .55; stroke-width: 4.5px; }
 .pair text { paint-order: stroke; stroke: #000; stroke-width: .22em; stroke-linejoin: round; font-weight: 600; }
+.key { white-space: nowrap; margin-right: 1em; }
 i.swatch { display: inline-block; width: .8em; height: .8em; border-radius: 2px; margin-right: .3em;
   box-shadow: inset 0 0 0 1px #0004; print-color-adjust: exact; -webkit-print-color-adjust: exact; }
 footer { margin-top: 3rem; color: var(--soft); font-size: .85rem; }
@@ -199,18 +207,23 @@ def _mistakes(report: dict) -> str:
 <tbody>
 {rows}
 </tbody></table></div>"""
+    num_classes = len(report["per_class"])
+    layout, size = ("columns", "narrow") if num_classes <= _MOST_BESIDE else ("", "wide")
+    rest = ""
+    if num_classes > MOST_CELLS:
+        rest = f" The {MOST_CELLS} classes that are most often confused have a row of their own; the rest share one."
     return f"""<section>
 <h2>Mistakes</h2>
 <p>{counted}</p>
 <div class="tiles errors">{tiles}</div>
 <p>{"; ".join(f"<b>{name}</b>: {meaning}" for name, meaning in _MEANINGS.items())}.</p>
 <h2>Which class is taken for which</h2>
-<div class="columns">
-<figure class="scroll"><img class="wide" src="confusion.svg" alt="Confusion matrix"></figure>
+<div class="{layout}">
+<figure class="scroll"><img class="{size}" src="confusion.svg" alt="Confusion matrix"></figure>
 <div>
 <p>Rows are what is there, columns what was detected, on boxes of IoU at least 0.5. The right column counts objects that
 were not found, the bottom row detections that found none. The darker, the larger the share of the row: blue is right,
-orange is not.</p>
+orange is not.{rest}</p>
 {confused}
 </div>
 </div>
@@ -221,10 +234,13 @@ def _bars_and_calibration(report: dict) -> str:
     drawn = "<p>Left out: there are scores outside 0 to 1.</p>"
     if report["calibration"] is not None:
         drawn = '<figure><img src="calibration.svg" alt="Share of right detections by score"></figure>'
+    which = "each class"
+    if sum(values["AP"] >= 0 for values in report["per_class"].values()) > MOST_BARS:
+        which = f"the {MOST_BARS // 2} best and the {MOST_BARS // 2} worst classes"
     return f"""<section class="columns">
 <div>
 <h2>Best and worst classes</h2>
-<p>The average precision of each class, and how many objects of it there are: few of them make it a matter of luck.</p>
+<p>The average precision of {which}, and how many objects of it there are: few of them make it a matter of luck.</p>
 <figure><img src="classes.svg" alt="Average precision of each class"></figure>
 </div>
 <div>
@@ -240,7 +256,7 @@ def _pictures(report: dict, matches: list[ImageMatches]) -> str:
     names = [*report["per_class"]]
     parts = [_picture(entry, found, names) for entry, found in zip(report["worst_images"], matches)]
     note = report["pictures_left_out"]
-    key = "".join(f"<span>{_swatch(name)}{name}&emsp;</span>" for name in ("right", *ERRORS))
+    key = " ".join(f'<span class="key">{_swatch(name)}{name}</span>' for name in ("right", *ERRORS))
     if note:
         text = f"<p>Pictures are left out: {escape(note)}</p>"
     elif not parts:
@@ -280,15 +296,19 @@ def _panel(entry: dict, boxes: list[tuple]) -> str:
     """The picture with its boxes over it: (xyxy px, fate, label, what a pointer is told)."""
     width, height = entry["width"], entry["height"]
     size = max(width, 0.6 * height) * 0.034
+    boxes = sorted(boxes, key=lambda row: row[1] != "right")  # errors on top
     shapes, labels = [], []
     for (x1, y1, x2, y2), fate, text, told in boxes:
         x, y, w, h = (f"{value:.1f}" for value in (x1, y1, x2 - x1, y2 - y1))
         place = f'x="{x}" y="{y}" width="{w}" height="{h}"'
         title = f"<title>{escape(f'{fate}: {told}')}</title>"
-        shapes.append(f'<rect class="under" {place}/><rect {place} stroke="{_COLORS[fate]}">{title}</rect>')
+        dashes = ' stroke-dasharray="6 4"' if fate == "false" else ""  # it may be a second box on an object
+        shapes.append(f'<rect class="under" {place}/><rect {place} stroke="{_COLORS[fate]}"{dashes}>{title}</rect>')
         if len(boxes) <= _MOST_LABELLED or fate not in ("right", "crowd"):
             anchor, left = ("end", min(x2, width)) if x1 > 0.6 * width else ("start", max(x1, 0))
             bottom = y1 - 0.35 * size if y1 > 1.4 * size else y1 + 1.1 * size
+            if fate == "false":  # below, where the label of the first box is not
+                bottom = y2 + 1.1 * size if y2 < height - 1.4 * size else y2 - 0.4 * size
             short = text if len(text) <= 2 * _MOST_LETTERS else f"{text[: 2 * _MOST_LETTERS - 1]}…"
             place = f'x="{left:.1f}" y="{bottom:.1f}" text-anchor="{anchor}" fill="{_COLORS[fate]}"'
             labels.append(f"<text {place}>{escape(short)}</text>")
