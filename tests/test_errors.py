@@ -153,6 +153,15 @@ def test_confusion_threshold_and_calibration_by_hand():
     assert errors.confusion[:-1].sum() == 10  # objects, without the crowd
 
 
+def test_equal_scores_are_in_or_out_together():
+    """F1 is 2/3 at .95, and 4/8 with all of .9; only between the detections of .9 it would be 1."""
+    right = [(0.95, CAT, at(0)), (0.9, CAT, at(100))]
+    detections, references = zip(
+        image(1, [(CAT, at(0)), (CAT, at(100))], right + [(0.9, CAT, at(x)) for x in (300, 400, 500, 600)])
+    )
+    assert find_errors(detections, references, 1).threshold == 0.95
+
+
 def test_nothing_to_judge():
     detections, references = zip(image(1, [(CAT, at(0))]), image(2))
     errors = find_errors(detections, references, 2)
