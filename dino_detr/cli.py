@@ -171,7 +171,10 @@ def run_evaluate(options: argparse.Namespace) -> None:
         if options.one_label_per_query or options.nms_threshold is not None:
             raise ValueError("--one_label_per_query and --nms_threshold go with a checkpoint, not with a results file")
         results, annotations = _read_json(options.source), _annotations(options.dataset, options.split)
-        figures = score_results(results, annotations, options.scorer)
+        try:
+            figures = score_results(results, annotations, options.scorer)
+        except ValueError as error:
+            raise ValueError(f"{options.source} against {options.dataset}: {error}") from error
         if options.report:
             detections, truth = images_of_results(results, annotations)
             rows = _rows_with_images(options.dataset, options.split)

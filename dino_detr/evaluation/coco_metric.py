@@ -36,7 +36,7 @@ class CocoDetectionMetric(evaluate.Metric):
     Args:
         category_ids: the data set's own id of every class index. Labels beyond them are then an error.
         class_names: the name of every class index, likewise.
-        scorer: `"numpy"`, or `"pycocotools"` for the same numbers from pycocotools itself, in ten times the time.
+        scorer: `"numpy"`, or `"pycocotools"` for the same numbers from pycocotools itself, in twenty times the time.
 
     Without either, the classes are those seen in the batches.
     """

@@ -1,11 +1,15 @@
 """COCO result files: detections written as one, one scored against its annotations, and figures as a table."""
 
 from collections import Counter
+from collections.abc import Callable
 
 import numpy as np
 import torch
 
 from .coco_score import FIGURES, find_scorer, pack_detections, pack_objects, score
+
+_FILE = {"images", "annotations", "categories"}  # what an annotation file has
+_ROW = {"image_id", "category_id", "bbox", "score"}  # what a result has
 
 
 def score_results(results: list[dict], annotations: dict, scorer: str = "numpy") -> dict:
@@ -16,35 +20,50 @@ def score_results(results: list[dict], annotations: dict, scorer: str = "numpy")
         annotations: what the COCO annotation file holds, `{images, annotations, categories}`. `area` and `iscrowd` may
             be missing: then the box's area, and no crowd. Annotations of images or categories that are not listed are
             left out, as pycocotools does. Annotation ids are not used, so 0 and duplicates do no harm.
-        scorer: `"numpy"`, or `"pycocotools"` for the same numbers from pycocotools itself, in ten times the time.
+        scorer: `"numpy"`, or `"pycocotools"` for the same numbers from pycocotools itself, in twenty times the time.
 
     Returns:
         What `CocoDetectionMetric.compute` returns; `per_class` has the categories' names, in the order of their ids.
 
     Raises:
-        ValueError: a result names an image or a category that the annotations do not have, or is no such row.
+        ValueError: naming the row and the field: a result is of an image or a category that the annotations do not
+            have, has no box, or something is no such number; or either is no COCO file.
     """
-    images = {
-        image_id: index for index, image_id in enumerate(sorted({image["id"] for image in annotations["images"]}))
-    }
+    missing = _FILE - (annotations.keys() if isinstance(annotations, dict) else set())
+    if missing:
+        raise ValueError(
+            f"the annotations have no {', '.join(sorted(missing))}; a COCO annotation file is a JSON object with "
+            f"{', '.join(sorted(_FILE))}"
+        )
+    if not isinstance(results, list):
+        raise ValueError("the results are no list; a COCO results file is a JSON list of rows, one a detection")
+    images = {image_id: index for index, image_id in enumerate(sorted({i["id"] for i in annotations["images"]}))}
     names = {c["id"]: c.get("name", c["id"]) for c in sorted(annotations["categories"], key=lambda c: c["id"])}
     labels = {category_id: label for label, category_id in enumerate(names)}
     for number, row in enumerate(results):
         _check_row(row, number, images, labels)
 
     objects = [o for o in annotations["annotations"] if o["image_id"] in images and o["category_id"] in labels]
-    packed_detections = pack_detections(
-        images=np.array([images[row["image_id"]] for row in results], dtype="i8"),
-        labels=np.array([labels[row["category_id"]] for row in results], dtype="i8"),
-        scores=np.array([row["score"] for row in results], dtype="f8"),
-        boxes=np.array([row["bbox"] for row in results], dtype="f8").reshape(-1, 4),
-    )
+
+    def annotation_name(number: int) -> str:
+        return f"annotation {objects[number].get('id')!r} of image {objects[number]['image_id']!r}"
+
+    def result_name(number: int) -> str:
+        return f"results[{number}]"
+
+    boxes = _numbers([o.get("bbox") for o in objects], annotation_name, "bbox", 4)
     packed_objects = pack_objects(
         images=[images[o["image_id"]] for o in objects],
         labels=[labels[o["category_id"]] for o in objects],
-        boxes=np.array([o["bbox"] for o in objects], dtype="f8").reshape(-1, 4),
-        areas=[o.get("area", o["bbox"][2] * o["bbox"][3]) for o in objects],
+        boxes=boxes,
+        areas=_numbers([o.get("area", w * h) for o, (_, _, w, h) in zip(objects, boxes)], annotation_name, "area"),
         crowds=[o.get("iscrowd", 0) for o in objects],
+    )
+    packed_detections = pack_detections(
+        images=np.array([images[row["image_id"]] for row in results], dtype="i8"),
+        labels=np.array([labels[row["category_id"]] for row in results], dtype="i8"),
+        scores=_numbers([row["score"] for row in results], result_name, "score"),
+        boxes=_numbers([row["bbox"] for row in results], result_name, "bbox", 4),
     )
     result = score([packed_detections], [packed_objects], labels.values(), find_scorer(scorer))
     return {**result.figures, "per_class": dict(zip(distinct_names(names), result.per_class))}
@@ -110,15 +129,40 @@ def plain_id(image_id):
 
 
 def _check_row(row: dict, number: int, images: dict, labels: dict) -> None:
-    missing = {"image_id", "category_id", "bbox", "score"} - row.keys()
+    missing = _ROW - (row.keys() if isinstance(row, dict) else set())
     if missing:
-        raise ValueError(f"results[{number}] has no {', '.join(sorted(missing))}; COCO results need it in every row")
+        hint = "; masks alone are not scored: add the boxes" if missing == {"bbox"} and "segmentation" in row else ""
+        raise ValueError(
+            f"results[{number}] has no {', '.join(sorted(missing))}; COCO results need it in every row{hint}"
+        )
     for field, known in (("image_id", images), ("category_id", labels)):
-        if row[field] not in known:
-            raise ValueError(
-                f"results[{number}]: {field} {row[field]!r} is not in the annotations; "
-                "give the annotation file of the split that these results were made from"
-            )
+        if row[field] in known:
+            continue
+        fix = "give the annotation file of the split that these results were made from"
+        if str(row[field]) in map(str, known):
+            fix = f"there it is a {'text' if isinstance(row[field], int) else 'number'}: write it so in the results"
+        raise ValueError(f"results[{number}]: {field} {row[field]!r} is not in the annotations; {fix}")
+
+
+def _numbers(values: list, where: Callable[[int], str], field: str, *shape: int) -> np.ndarray:
+    """Of each row a number, or as many as `shape` says: float64 `[n, *shape]`. `where` names a row."""
+
+    def convert(values: list) -> np.ndarray:
+        numbers = np.array(values, dtype="f8").reshape(len(values), *shape)
+        if not np.isfinite(numbers).all():
+            raise ValueError
+        return numbers
+
+    try:
+        return convert(values)
+    except (TypeError, ValueError):
+        for number, value in enumerate(values):
+            try:
+                convert([value])
+            except (TypeError, ValueError):
+                form = "[x, y, width, height] in pixels" if shape else "a finite number"
+                raise ValueError(f"{where(number)}: {field} is {value!r}; it must be {form}") from None
+        raise
 
 
 def _line(name, cells) -> str:

@@ -1,0 +1,100 @@
+"""Result files as other tools write them, scored by `dino-detr evaluate`."""
+
+import copy
+import json
+
+import pytest
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from dino_detr.cli import main
+
+ANNOTATIONS = {
+    "info": {},
+    "images": [{"id": 7, "file_name": "a.jpg"}, {"id": 9, "file_name": "b.jpg"}],
+    "annotations": [
+        {"id": 1, "image_id": 7, "category_id": 3, "bbox": [10, 10, 40, 40], "area": 1600, "iscrowd": 0},
+        {"id": 2, "image_id": 9, "category_id": 5, "bbox": [20, 20, 10, 50], "area": 500, "iscrowd": 0},
+    ],
+    "categories": [{"id": 3, "name": "cat"}, {"id": 5, "name": "dog"}],
+}
+RESULTS = [
+    {"image_id": 7, "category_id": 3, "bbox": [11, 10, 40, 40], "score": 0.9},
+    {"image_id": 9, "category_id": 5, "bbox": [20, 20, 12, 50], "score": 0.8},
+    {"image_id": 9, "category_id": 3, "bbox": [20, 20, 12, 50], "score": 0.7},
+]
+
+
+@pytest.fixture
+def evaluate(tmp_path):
+    """Writes both files and gives the figures of `dino-detr evaluate`."""
+
+    def evaluate(results, annotations=ANNOTATIONS, *options):
+        for name, content in (("results.json", results), ("annotations.json", annotations)):
+            (tmp_path / name).write_text(json.dumps(content))
+        files = [str(tmp_path / name) for name in ("results.json", "annotations.json", "figures.json")]
+        main(["evaluate", files[0], "--dataset", files[1], "--output", files[2], *options])
+        return json.loads((tmp_path / "figures.json").read_text())
+
+    return evaluate
+
+
+def without(rows, *fields):
+    return [{key: value for key, value in row.items() if key not in fields} for row in rows]
+
+
+def test_files_of_other_tools_are_scored(evaluate, tmp_path):
+    """More fields than needed, a mask beside the box, no names, ids of text: always the same figures."""
+    figures = evaluate(RESULTS)
+    truth = COCO(str(tmp_path / "annotations.json"))
+    judge = COCOeval(truth, truth.loadRes(copy.deepcopy(RESULTS)), "bbox")
+    judge.evaluate()
+    judge.accumulate()
+    judge.summarize()
+    per_class = figures.pop("per_class")
+    assert list(figures.values()) == pytest.approx(judge.stats.tolist(), abs=1e-12)
+    assert per_class["cat"]["APm"] == pytest.approx(1) and per_class["cat"]["APs"] == -1
+
+    mask = {"size": [480, 640], "counts": "abc"}
+    extra = [row | {"id": 5, "area": 3.0, "iscrowd": 0, "segmentation": mask, "file": "a.jpg"} for row in RESULTS]
+    assert evaluate(extra) == {**figures, "per_class": per_class}
+    nameless = {**ANNOTATIONS, "categories": [{"id": 3}, {"id": 5}]}
+    assert evaluate(RESULTS, nameless) == {**figures, "per_class": {"3": per_class["cat"], "5": per_class["dog"]}}
+    as_text = copy.deepcopy(ANNOTATIONS)
+    for row in [*as_text["annotations"], *(results := copy.deepcopy(RESULTS))]:
+        row["image_id"] = f"photo {row['image_id']}"
+    for image in as_text["images"]:
+        image["id"] = f"photo {image['id']}"
+    assert evaluate(results, as_text) == {**figures, "per_class": per_class}
+    assert evaluate(RESULTS, ANNOTATIONS, "--scorer", "pycocotools") == {**figures, "per_class": per_class}
+
+
+def test_no_detections_are_an_average_precision_of_0(evaluate):
+    figures = evaluate([])
+    assert figures["AP"] == figures["AR100"] == 0
+    assert figures["per_class"]["dog"] == {"AP": 0, "AP50": 0, "AP75": 0, "APs": 0, "APm": -1, "APl": -1}
+
+
+def test_what_is_no_results_file_is_said(evaluate):
+    mask = {"size": [480, 640], "counts": "abc"}
+    boxless = {**ANNOTATIONS, "annotations": without(ANNOTATIONS["annotations"], "bbox")}
+    cases = [
+        ([row | {"segmentation": mask} for row in without(RESULTS, "bbox")], ANNOTATIONS,
+         r"results\[0\] has no bbox; .*masks alone are not scored"),
+        ([RESULTS[0], RESULTS[1] | {"image_id": "9"}], ANNOTATIONS,
+         r"results\[1\]: image_id '9' is not in the annotations; there it is a number"),
+        ([RESULTS[0] | {"image_id": "a"}], ANNOTATIONS, r"results\[0\]: image_id 'a' .* give the annotation file"),
+        ([RESULTS[0], RESULTS[1] | {"bbox": [1, 2, 3]}], ANNOTATIONS, r"results\[1\]: bbox is \[1, 2, 3\]; it must be"),
+        ([RESULTS[0] | {"score": None}], ANNOTATIONS, r"results\[0\]: score is None; it must be a finite number"),
+        ([RESULTS[0] | {"score": float("nan")}], ANNOTATIONS, r"results\[0\]: score is nan"),
+        ({"annotations": RESULTS}, ANNOTATIONS, "the results are no list"),
+        ([[7, 3, 0.5]], ANNOTATIONS, r"results\[0\] has no bbox, category_id, image_id, score"),
+        (RESULTS, RESULTS, "the annotations have no annotations, categories, images"),
+        (RESULTS, {"images": [], "categories": []}, "the annotations have no annotations;"),
+        (RESULTS, boxless, "annotation 1 of image 7: bbox is None; it must be"),
+    ]  # fmt: skip
+    for results, annotations, message in cases:
+        with pytest.raises(SystemExit, match=rf"dino-detr: .*results\.json against .*annotations\.json: {message}"):
+            evaluate(results, annotations)
+    with pytest.raises(SystemExit, match="--one_label_per_query and --nms_threshold go with a checkpoint"):
+        evaluate(RESULTS, ANNOTATIONS, "--nms_threshold", "0.5")
