@@ -15,7 +15,7 @@ from PIL import Image as PILImage
 from transformers import AutoImageProcessor, AutoModelForObjectDetection, TrainingArguments
 
 from .configuration_dino_detr import DinoDetrConfig
-from .data import category_ids, class_names, list_splits
+from .data import category_ids, class_names, list_splits, load_detection_dataset
 from .data.augmentation import build_augmentation
 from .data.check import check_split, summarise
 from .data.image_files import IMAGE_SUFFIXES
@@ -30,6 +30,7 @@ from .evaluation.diagnosis import AP50_OF_A_RIDDLE, diagnose
 from .evaluation.forecast import forecast_ap, format_forecast
 from .evaluation.forecast_plot import draw_forecast
 from .evaluation.pictures import draw_samples
+from .evaluation.report import claim_report_folder, images_of_results, write_report
 from .hub import load_reference_checkpoint, push_run, write_card
 from .image_processing_dino_detr import DinoDetrImageProcessor, upright_rgb
 from .training import DetectionTrainer, DinoDetrTrainingArguments, parse_options, prepare, train
@@ -82,6 +83,7 @@ def build_parser() -> argparse.ArgumentParser:
     verb.add_argument("--split", default="val", help="split of the data set (default: val)")
     verb.add_argument("--output", metavar="FILE.json", help="write the figures here too")
     verb.add_argument("--predictions", metavar="FILE.json", help="write the detections as COCO results")
+    verb.add_argument("--report", metavar="DIR", help="write a page with curves, confusion and the worst images here")
     verb.add_argument(
         "--scorer", choices=list(SCORERS), default="numpy", help="equal, the first faster (default: numpy)"
     )
@@ -184,6 +186,8 @@ def prepare_training(arguments: list[str]) -> DetectionTrainer | None:
 
 
 def run_evaluate(options: argparse.Namespace) -> None:
+    if options.report:
+        claim_report_folder(options.report)
     diagnosis = None
     if options.source.endswith(".json"):
         if options.predictions:
@@ -195,6 +199,9 @@ def run_evaluate(options: argparse.Namespace) -> None:
             figures = score_results(results, annotations, options.scorer)
         except ValueError as error:
             raise ValueError(f"{options.source} against {options.dataset}: {error}") from error
+        if options.report:
+            detections, truth = images_of_results(results, annotations)
+            rows = _rows_with_images(options.dataset, options.split)
     else:
         rows = _checked_rows(options.dataset, options.split)
         model, processor = _load_checkpoint(options.source)
@@ -221,6 +228,13 @@ def run_evaluate(options: argparse.Namespace) -> None:
         print(f"\nAP50 is about 0. What the evaluation saw:\n{diagnosis}")
     if options.output:
         _write_json(options.output, figures)
+    if options.report:
+        kind = "results" if options.source.endswith(".json") else "checkpoint"
+        evaluated = {kind: options.source, "data set": options.dataset, "split": options.split}
+        if options.dataset.endswith(".json"):  # which is one
+            del evaluated["split"]
+        write_report(options.report, evaluated, figures, detections, truth, rows)
+        print(f"report -> {Path(options.report) / 'report.html'}")
 
 
 def run_predict(options: argparse.Namespace) -> None:
@@ -382,6 +396,14 @@ def _checked_rows(dataset: str, split: str) -> Dataset:
     if report.defects:
         print(report.format(), file=sys.stderr)
     return report.rows
+
+
+def _rows_with_images(dataset: str, split: str) -> Dataset | str:
+    """The rows of what results were scored against, or why there are none: annotations alone can be scored too."""
+    try:
+        return load_detection_dataset(dataset, split)
+    except (ValueError, OSError) as error:
+        return str(error)
 
 
 def _annotations(dataset: str, split: str) -> dict:

@@ -30,6 +30,10 @@ def test_run_folder(finished):
     assert names >= {"config.json", "model.safetensors", "preprocessor_config.json", "README.md", "recipe.yaml"}
     assert names >= {"environment.json", "metrics.jsonl", "evaluation.jsonl", "plots", "checkpoint-4"}
     assert {path.name for path in (finished / "plots").iterdir()} >= {"box_ap.png", "loss.png", "detections.png"}
+    report = json.loads((finished / "report" / "report.json").read_text())
+    assert (finished / "report" / "report.html").exists() and report["evaluated"]["checkpoint"] == str(finished)
+    figures = json.loads((finished / "figures.json").read_text())
+    assert {name: figures[name] for name in report["figures"]} == report["figures"]
     assert not [name for name in names if name.endswith((".bin", ".pt", ".pkl"))]  # nothing pickled at the root
 
     metrics = lines(finished / "metrics.jsonl")

@@ -12,6 +12,7 @@ from ..data.augmentation import Augmentation, build_augmentation
 from ..data.check import Report, check_split, summarise
 from ..data.findings import KEPT_EXAMPLES
 from ..data.samples import TrainingSamples, count_objects, drop_images_without_boxes
+from ..evaluation.report import write_report
 from ..hub.cards import write_card
 from ..image_processing_dino_detr import DinoDetrImageProcessor
 from .options import DinoDetrTrainingArguments
@@ -148,12 +149,27 @@ def train(trainer: DetectionTrainer) -> dict[str, float]:
         content = {"step": trainer.step_of_weights, **figures, "per_class": trainer.per_class}
         (folder / "figures.json").write_text(json.dumps(content, indent=2) + "\n")
         write_card(folder)
+        _write_report(trainer, figures)
         if trainer.args.overfit_images is not None:
             print(_overfit_verdict(trainer.args.overfit_images, figures["AP50"]))
     trainer.accelerator.wait_for_everyone()
     if trainer.uploads is not None:  # the other processes need not wait
         trainer.uploads.finish()
     return figures
+
+
+def _write_report(trainer: DetectionTrainer, figures: dict[str, float]) -> None:
+    options = trainer.args
+    split = options.eval_split
+    if options.overfit_images is not None:
+        split = f"the first {options.overfit_images} of {options.train_split}, learned by heart"
+    evaluated = {"checkpoint": options.output_dir, "data set": options.dataset, "split": split}
+    figures = {**figures, "per_class": trainer.per_class}
+    try:
+        folder = Path(options.output_dir) / "report"
+        write_report(folder, evaluated, figures, *trainer.last_detections, trainer.eval_dataset)
+    except Exception as fault:
+        logger.warning(f"The report could not be written: {fault!r}")
 
 
 def _overfit_verdict(count: int, ap50: float) -> str:

@@ -95,6 +95,7 @@ class DetectionTrainer(Trainer):
         self.processor = processor
         self.model_accepts_loss_kwargs = False  # the loss is normalised by boxes, not by items the Trainer counts
         self.per_class: dict[str, dict[str, float]] = {}
+        self.last_detections: tuple[list[dict], list[dict]] | None = None  # of the evaluation at the end, and the truth
         self._step: Step | None = None  # under way
         self._watch = StepWatch(self)
         self._unreadable = UnreadableImages()
@@ -429,6 +430,8 @@ class DetectionTrainer(Trainer):
             truth = references(rows, detections)
             metric.add_batch(predictions=detections, references=truth)
             figures = [metric.compute()]
+            if at_end:
+                self.last_detections = detections, truth
             if explain_zero:
                 folder, ap50 = Path(self.args.output_dir), figures[0]["AP50"]
                 explain_zero_ap(folder, self.state, ap50, detections, truth, rows, self.train_dataset, at_end)

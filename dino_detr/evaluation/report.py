@@ -1,0 +1,216 @@
+"""A folder that shows how good a detector is: one page, its figures and pictures, and the numbers behind them."""
+
+import json
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+from datasets import Dataset, Image
+
+from ..image_processing_dino_detr import upright_rgb
+from .coco_score import FIGURES, find_scorer, pack_detections, pack_objects, score
+from .errors import ERRORS, Errors, ImageMatches, find_errors, match_image, to_xywh
+from .report_figures import draw_calibration, draw_classes, draw_confusion, draw_precision_recall
+from .report_page import build_page
+
+_MOST_PICTURES = 12
+_MOST_PAIRS = 10  # of confused classes
+_LONGEST_SIDE = 960  # pixels of a picture
+
+
+def write_report(
+    folder: str | Path,
+    evaluated: dict[str, str],
+    figures: dict,
+    detections: list[dict],
+    references: list[dict],
+    rows: Dataset | str,
+) -> None:
+    """
+    Write `report.html`, `report.json`, the figures and, in `pictures/`, the images with the most errors.
+
+    Args:
+        folder: made if need be; files of these names in it are replaced.
+        evaluated: what was: `checkpoint` or `results`, `data set`, `split`, as they are to be read.
+        figures: what `CocoDetectionMetric.compute` or `score_results` made of the same.
+        detections: per image `{image_id, scores [n], labels [n], boxes [n, 4] xyxy px}`; arrays or lists. An image
+            without detections has none, or is left out.
+        references: per image `{image_id, labels, boxes [m, 4] xyxy px, area, iscrowd}`.
+        rows: the data set, for the pictures; or why there are none.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    references = sorted(references, key=lambda entry: entry["image_id"])
+    names = [str(name) for name in figures["per_class"]]
+    errors = find_errors(detections, references, len(names))
+    num_objects = errors.confusion[:-1].sum(axis=1).tolist()
+    precision = _precision(detections, references, len(names))
+
+    worst, matches = [], []
+    if isinstance(rows, Dataset):
+        worst, matches = _save_pictures(folder / "pictures", errors, detections, references, rows)
+    report = {
+        "evaluated": {
+            **evaluated,
+            "images": len(references),
+            "objects": sum(num_objects),
+            "detections": sum(len(entry["scores"]) for entry in detections),
+        },
+        "figures": {name: figures[name] for name in FIGURES},
+        "per_class": {
+            name: {**values, "objects": count}
+            for name, values, count in zip(names, figures["per_class"].values(), num_objects)
+        },
+        "precision_recall": {
+            "recalls": [round(recall, 2) for recall in np.linspace(0, 1, 101).tolist()],
+            **{
+                f"IoU {iou}": {name: _curve(precision[iou][:, label]) for label, name in enumerate(names)}
+                for iou in precision
+            },
+        },
+        "operating_point": {"score": errors.threshold, "precision": errors.precision, "recall": errors.recall},
+        "errors": {"right": int(errors.confusion.trace()), **dict(zip(ERRORS, errors.counts.sum(axis=0).tolist()))},
+        "confusion": {"classes": [*names, "background"], "counts": errors.confusion.tolist()},
+        "most_confused": _most_confused(errors.confusion, names),
+        "calibration": errors.calibration,
+        "worst_images": worst,
+        "pictures_left_out": None if isinstance(rows, Dataset) else rows,
+    }
+    draw_precision_recall(precision["0.50"], names, folder / "precision_recall_50.svg")
+    draw_precision_recall(precision["0.75"], names, folder / "precision_recall_75.svg")
+    draw_classes(report["per_class"], folder / "classes.svg")
+    draw_confusion(errors.confusion, names, folder / "confusion.svg")
+    if errors.calibration is not None:
+        draw_calibration(errors.calibration, folder / "calibration.svg")
+    lines = [f"{json.dumps(key)}: {json.dumps(value)}" for key, value in report.items()]
+    (folder / "report.json").write_text("{\n" + ",\n".join(lines) + "\n}\n")
+    (folder / "report.html").write_text(build_page(report, matches), encoding="utf-8", errors="replace")
+
+
+def claim_report_folder(folder: str | Path) -> None:
+    """
+    Make the folder of a report, before the work that goes into it.
+
+    Raises:
+        FileExistsError: if there is something in it.
+        OSError: if it cannot be made.
+    """
+    folder = Path(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise FileExistsError(f"{folder} is not an empty folder; choose another --report")
+    folder.mkdir(parents=True, exist_ok=True)
+
+
+def images_of_results(results: list[dict], annotations: dict) -> tuple[list[dict], list[dict]]:
+    """
+    The rows of a result file and its annotations, both as `score_results` takes them, image by image.
+
+    Returns:
+        Detections and references as `write_report` takes them; labels are the ranks of the category ids.
+    """
+    labels = {id_: label for label, id_ in enumerate(sorted({c["id"] for c in annotations["categories"]}))}
+    found, wanted = defaultdict(list), {image["id"]: [] for image in annotations["images"]}
+    for row in results:
+        found[row["image_id"]].append(row)
+    for entry in annotations["annotations"]:
+        if entry["image_id"] in wanted and entry["category_id"] in labels:
+            wanted[entry["image_id"]].append(entry)
+
+    def columns(image_id, entries: list[dict]) -> dict:
+        boxes = np.array([entry["bbox"] for entry in entries], dtype="f8").reshape(-1, 4)
+        boxes[:, 2:] += boxes[:, :2]
+        return {"image_id": image_id, "boxes": boxes, "labels": [labels[entry["category_id"]] for entry in entries]}
+
+    detections = [
+        {**columns(image_id, entries), "scores": [entry["score"] for entry in entries]}
+        for image_id, entries in found.items()
+    ]
+    references = [
+        {
+            **columns(image_id, entries),
+            "area": [entry.get("area", entry["bbox"][2] * entry["bbox"][3]) for entry in entries],
+            "iscrowd": [entry.get("iscrowd", 0) for entry in entries],
+        }
+        for image_id, entries in wanted.items()
+    ]
+    return detections, references
+
+
+def _precision(detections: list[dict], references: list[dict], num_classes: int) -> dict[str, np.ndarray]:
+    """At two IoUs, COCO's precision `[101, K]`, of objects of any size."""
+    numbers = {entry["image_id"]: number for number, entry in enumerate(references)}
+
+    def column(entries: list[dict], field: str) -> np.ndarray:
+        return np.concatenate([np.empty(0), *(np.asarray(entry[field], dtype="f8") for entry in entries)])
+
+    def images_and_boxes(entries: list[dict]) -> tuple[np.ndarray, np.ndarray]:
+        images = [np.full(len(entry["labels"]), numbers[entry["image_id"]]) for entry in entries]
+        boxes = [to_xywh(entry["boxes"]) for entry in entries]
+        return np.concatenate([np.empty(0, dtype="i8"), *images]), np.concatenate([np.empty((0, 4)), *boxes])
+
+    images, boxes = images_and_boxes(detections)
+    packed_detections = pack_detections(images, column(detections, "labels"), column(detections, "scores"), boxes)
+    images, boxes = images_and_boxes(references)
+    columns = (column(references, field) for field in ("area", "iscrowd"))
+    packed_objects = pack_objects(images, column(references, "labels"), boxes, *columns)
+    precision = score([packed_detections], [packed_objects], range(num_classes), find_scorer("numpy")).precision[..., 0]
+    return {"0.50": precision[0], "0.75": precision[5]}
+
+
+def _curve(precision: np.ndarray) -> list[float] | None:
+    return None if (precision < 0).any() else [round(value, 4) for value in precision.tolist()]
+
+
+def _most_confused(confusion: np.ndarray, names: list[str]) -> list[dict]:
+    """The most frequent pairs of an object's class and the class it was taken for."""
+    mistaken = confusion[:-1, :-1] * (1 - np.eye(len(names), dtype=int))
+    pairs = np.argwhere(mistaken)
+    pairs = pairs[np.argsort(-mistaken[tuple(pairs.T)], kind="stable")][:_MOST_PAIRS]
+    return [
+        {
+            "true": names[true],
+            "predicted": names[predicted],
+            "count": int(mistaken[true, predicted]),
+            "share": float(mistaken[true, predicted] / confusion[true].sum()),
+        }
+        for true, predicted in pairs
+    ]
+
+
+def _save_pictures(
+    folder: Path, errors: Errors, detections: list[dict], references: list[dict], rows: Dataset
+) -> tuple[list[dict], list[ImageMatches]]:
+    """The images with the most errors whose files can be read: entries of `worst_images`, and their matches."""
+    found = {entry["image_id"]: entry for entry in detections}
+    places = {image_id: index for index, image_id in enumerate(rows["image_id"])}
+    undecoded = rows.select_columns(["image"]).cast_column("image", Image(decode=False))
+    entries, matches = [], []
+    for number in np.argsort(-errors.counts.sum(axis=1), kind="stable"):
+        counts, image_id = errors.counts[number].tolist(), references[number]["image_id"]
+        if len(entries) == _MOST_PICTURES or not sum(counts):
+            break
+        if image_id not in places:
+            continue
+        try:
+            image = upright_rgb(rows[places[image_id]]["image"])
+        except Exception:  # Pillow's readers raise whatever comes
+            continue
+        name = f"{len(entries) + 1:02}.jpg"
+        folder.mkdir(exist_ok=True)
+        width, height = image.size
+        image.thumbnail((_LONGEST_SIDE, _LONGEST_SIDE))
+        image.save(folder / name, quality=85)
+        path = undecoded[places[image_id]]["image"]["path"]
+        entries.append(
+            {
+                "image_id": image_id,
+                "file": Path(path).name if path else None,
+                "picture": f"pictures/{name}",
+                "width": width,
+                "height": height,
+                **dict(zip(ERRORS, counts)),
+            }
+        )
+        threshold = np.inf if errors.threshold is None else errors.threshold
+        matches.append(match_image(found.get(image_id), references[number], threshold))
+    return entries, matches
