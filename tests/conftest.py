@@ -6,8 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from fake_hub import TOKEN, FakeHub
+from huggingface_hub import constants
 from launching import ENVIRONMENT, RECIPE
 from scenes import write_scenes
+
+from dino_detr.training import uploads
 
 ROOT = Path(__file__).parent.parent
 CORE = ROOT / "tests" / "golden"  # weights, batches, outputs and losses: enough for a clone to test itself
@@ -58,3 +62,16 @@ def recipe(data) -> Path:
     path = data / "tiny.yaml"
     path.write_text(yaml.safe_dump({"dataset": str(data), **RECIPE}))
     return path
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    """A Hub on this machine, with a token that may write there."""
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    monkeypatch.setattr(uploads, "RETRY_AFTER", ())
+    with FakeHub() as hub:
+        template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(constants.ENDPOINT, hub.endpoint)
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(constants, "ENDPOINT", hub.endpoint)
+        yield hub

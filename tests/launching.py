@@ -48,11 +48,11 @@ TWO_PROCESSES = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_proce
 TWO_PROCESSES += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
 
 
-def run(*command, expect=0, timeout=None) -> str:
+def run(*command, expect=0, timeout=None, cwd=ROOT) -> str:
     """What a command writes; it must exit with `expect`, and in time (seconds)."""
     done = subprocess.run(
         [str(part) for part in command],
-        cwd=ROOT,
+        cwd=cwd,
         env=ENVIRONMENT,
         capture_output=True,
         text=True,

@@ -14,7 +14,7 @@ import pytest
 import torch
 import yaml
 from fake_hub import TOKEN, FakeHub, sha256
-from huggingface_hub import ModelCard, constants
+from huggingface_hub import ModelCard
 from PIL import Image
 from safetensors.torch import load, load_file, save
 from test_roundtrip import STRANGER
@@ -41,18 +41,6 @@ def trained(recipe, tmp_path_factory) -> Path:
 def folder(trained, tmp_path) -> Path:
     """A copy of the run, to change."""
     return Path(shutil.copytree(trained, tmp_path / "run"))
-
-
-@pytest.fixture
-def hub(monkeypatch):
-    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-    monkeypatch.setenv("HF_TOKEN", TOKEN)
-    monkeypatch.setattr(uploads, "RETRY_AFTER", ())
-    with FakeHub() as hub:
-        template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(constants.ENDPOINT, hub.endpoint)
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-        monkeypatch.setattr(constants, "ENDPOINT", hub.endpoint)
-        yield hub
 
 
 @pytest.fixture
