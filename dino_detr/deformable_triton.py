@@ -20,6 +20,18 @@ BLOCK = 32  # queries of a program
 if triton is not None:
 
     @triton.jit
+    def _place(
+        num_tokens, num_queries,
+        HEADS: tl.constexpr, WIDTH: tl.constexpr, CHANNELS: tl.constexpr, BLOCK: tl.constexpr,
+    ):  # fmt: skip
+        """Where a program's head is in the values, its rows in all that queries have, which there are; its channels."""
+        image, head = tl.program_id(1).to(tl.int64) // HEADS, tl.program_id(1) % HEADS
+        query = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+        row = (image * num_queries + query) * HEADS + head
+        channels = tl.arange(0, CHANNELS)
+        return (image * num_tokens * HEADS + head) * WIDTH, row, query < num_queries, channels, channels < WIDTH
+
+    @triton.jit
     def _position(locations, sample, mask, extent):
         """Along one axis, in cells: the cell before and the share of the one after."""
         position = tl.load(locations + sample, mask=mask, other=0.0).to(tl.float32) * extent - 0.5
@@ -49,13 +61,7 @@ if triton is not None:
         HEADS: tl.constexpr, WIDTH: tl.constexpr, CHANNELS: tl.constexpr,
         LEVELS: tl.constexpr, POINTS: tl.constexpr, BLOCK: tl.constexpr,
     ):  # fmt: skip
-        image, head = tl.program_id(1).to(tl.int64) // HEADS, tl.program_id(1) % HEADS
-        query = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-        mask = query < num_queries
-        channels = tl.arange(0, CHANNELS)
-        in_head = channels < WIDTH
-        value += (image * num_tokens * HEADS + head) * WIDTH
-        row = (image * num_queries + query) * HEADS + head
+        of_head, row, mask, channels, in_head = _place(num_tokens, num_queries, HEADS, WIDTH, CHANNELS, BLOCK)
         total = tl.zeros((BLOCK, CHANNELS), dtype=tl.float32)
         for level in range(LEVELS):
             height, width = tl.load(levels + level * 3), tl.load(levels + level * 3 + 1)
@@ -69,7 +75,7 @@ if triton is not None:
                     dx, dy = corner % 2, corner // 2
                     token, within = _corner(x + dx, y + dy, width, height, start, mask)
                     share = (right if dx else 1 - right) * (lower if dy else 1 - lower)
-                    rows = _load_rows(value, token, within, HEADS * WIDTH, channels, in_head)
+                    rows = _load_rows(value + of_head, token, within, HEADS * WIDTH, channels, in_head)
                     total += (weight * share)[:, None] * rows
         pointers = output + row[:, None] * WIDTH + channels[None, :]
         tl.store(pointers, total.to(output.dtype.element_ty), mask=mask[:, None] & in_head[None, :])
@@ -81,13 +87,7 @@ if triton is not None:
         HEADS: tl.constexpr, WIDTH: tl.constexpr, CHANNELS: tl.constexpr,
         LEVELS: tl.constexpr, POINTS: tl.constexpr, BLOCK: tl.constexpr, OF_VALUE: tl.constexpr,
     ):  # fmt: skip
-        image, head = tl.program_id(1).to(tl.int64) // HEADS, tl.program_id(1) % HEADS
-        query = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-        mask = query < num_queries
-        channels = tl.arange(0, CHANNELS)
-        in_head = channels < WIDTH
-        of_head = (image * num_tokens * HEADS + head) * WIDTH
-        row = (image * num_queries + query) * HEADS + head
+        of_head, row, mask, channels, in_head = _place(num_tokens, num_queries, HEADS, WIDTH, CHANNELS, BLOCK)
         pointers = gradient + row[:, None] * WIDTH + channels[None, :]
         arriving = tl.load(pointers, mask=mask[:, None] & in_head[None, :], other=0.0).to(tl.float32)
         for level in range(LEVELS):

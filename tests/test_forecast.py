@@ -20,6 +20,7 @@ from dino_detr.evaluation.forecast import (
     delta_interval,
     fit_learning_curve,
     forecast_ap,
+    format_forecast,
 )
 from dino_detr.evaluation.history import learning_rate_drops
 from dino_detr.training.optimizer import build_step_schedule
@@ -162,6 +163,12 @@ def test_the_verdict_says_how_far_to_believe():
     assert forecast_ap(STEPS, late, 100_000, highest=100)["verdict"].endswith(": not to be believed.")
     over = 10 * np.log(STEPS) - 60
     assert "AP is within 0 and 100" in forecast_ap(STEPS, over, 10**8, highest=100)["verdict"]
+
+
+def test_a_power_law_that_levels_off_nowhere_is_named():
+    straight = forecast_ap(STEPS, STEPS / 2000, 100_000, highest=100)
+    assert "c is at the end of its range, 0.01: the points do not level off yet" in format_forecast(straight)
+    assert "end of its range" not in format_forecast(forecast_ap(STEPS, simulate(14), 100_000, highest=100))
 
 
 def test_points_before_the_drop_alone():
@@ -308,6 +315,8 @@ def test_drops_of_the_learning_rate():
     for interval, found in ((20, [700, 900]), (10, [700, 900]), (30, [690, 900]), (1, [700, 900])):
         schedule = build_step_schedule(optimizer, 1000, [0.7, 900], warmup_steps=100)
         assert [line["step"] for line in learning_rate_drops(rates_of(schedule, interval, 1000))] == found
+    falling = [{"step": step, "learning_rate": rate} for step, rate in enumerate([1, 1, 1, 0.4, 0.1, 0.01])]
+    assert learning_rate_drops(falling) == []  # it does not stay where it fell to
     for build in (get_cosine_schedule_with_warmup, get_linear_schedule_with_warmup):
         for interval in (1, 20, 100, 250):
             schedule = build(optimizer, num_warmup_steps=50, num_training_steps=1000)

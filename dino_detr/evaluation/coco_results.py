@@ -18,8 +18,8 @@ def score_results(results: list[dict], annotations: dict, scorer: str = "numpy")
     Args:
         results: what a COCO result file holds, `[{image_id, category_id, bbox [x, y, width, height] px, score}]`.
         annotations: what the COCO annotation file holds, `{images, annotations, categories}`. `area` and `iscrowd` may
-            be missing: then the box's area, and no crowd. Annotations of images or categories that are not listed are
-            left out, as pycocotools does. Annotation ids are not used, so 0 and duplicates do no harm.
+            be missing: then the box's area, and no crowd. Annotations of no image or category, or of one that is not
+            listed, are left out. Annotation ids are not used, so 0 and duplicates do no harm.
         scorer: `"numpy"`, or `"pycocotools"` for the same numbers from pycocotools itself, in twenty times the time.
 
     Returns:
@@ -43,7 +43,7 @@ def score_results(results: list[dict], annotations: dict, scorer: str = "numpy")
     for number, row in enumerate(results):
         _check_row(row, number, images, labels)
 
-    objects = [o for o in annotations["annotations"] if o["image_id"] in images and o["category_id"] in labels]
+    objects = [o for o in annotations["annotations"] if o.get("image_id") in images and o.get("category_id") in labels]
 
     def annotation_name(number: int) -> str:
         return f"annotation {objects[number].get('id')!r} of image {objects[number]['image_id']!r}"

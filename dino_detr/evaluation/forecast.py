@@ -313,6 +313,8 @@ def format_forecast(result: dict) -> str:
         cells = [*_parameters(before_drop), "", ap(before_drop["forecast"])]
         lines.append(_row("  power_law before the drop", cells))
     lines.append("* best: least error in the backtest")
+    if result["fits"]["power_law"]["c"] < 1.01 * _EXPONENTS[0]:
+        lines.append(f"power_law: c is at the end of its range, {_EXPONENTS[0]:g}: the points do not level off yet")
     if before_drop:
         lines.append(f"before the drop: fitted to the {before_drop['points']} points up to step {history['drop']:,}")
     elif history["drop"] is not None:

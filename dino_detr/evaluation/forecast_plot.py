@@ -19,7 +19,7 @@ def draw_forecast(result: dict, path: str | Path) -> None:
     """
     step, best, highest = result["forecast"]["step"], result["best"], result["history"]["highest"]
     x, y = np.array(result["history"]["steps"]), np.array(result["history"]["values"])
-    figure = Figure(figsize=(8, 5), layout="constrained")
+    figure = Figure(figsize=(8, 5.6), layout="constrained")
     axes = figure.add_subplot(title="Box average precision, forecast", xlabel="step", ylabel="average precision")
     along = np.geomspace(x[0], max(step, x[-1]), 400)
     band = np.clip(delta_interval(best, result["fits"][best], x, y, along), 0, highest)
@@ -31,10 +31,10 @@ def draw_forecast(result: dict, path: str | Path) -> None:
             along, curve(name, result["fits"][name], along), color=_COLORS[name], label=f"{name}: {value}", **style
         )
         axes.plot(step, result["forecast"][name], color=_COLORS[name], marker="o", markerfacecolor="white")
-    axes.plot(x, y, color="black", marker="o", markersize=4, linestyle="", label="evaluations")
+    axes.plot(x, y, color="black", marker="o", markersize=3, linestyle="", label="evaluations", zorder=1)
     if result["power_law_before_drop"]:
         before = result["power_law_before_drop"]
-        label = f"power_law of points to the drop: {format_ap(before['forecast'], highest)}"
+        label = f"power_law before the drop: {format_ap(before['forecast'], highest)}"
         axes.plot(along, curve("power_law", before, along), color="#CC79A7", linewidth=1, linestyle=":", label=label)
     if result["history"]["drop"] is not None and result["history"]["drop"] < max(step, x[-1]):
         axes.axvline(result["history"]["drop"], color="grey", linewidth=1, linestyle=":", label="learning rate dropped")
@@ -44,6 +44,6 @@ def draw_forecast(result: dict, path: str | Path) -> None:
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, loc="lower right")
+    figure.legend(frameon=False, loc="outside lower center", ncols=2)  # a curve may go anywhere
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)

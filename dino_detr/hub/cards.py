@@ -79,13 +79,14 @@ def make_card(folder: str | Path, repo_id: str | None = None, license: str | Non
     legal = _license(license or _license_of(folder / CARD), backbone)
     dataset = recipe.get("dataset")
     split = recipe.get("eval_split") or recipe.get("train_split")
+    seen = f" ({recipe['overfit_images']} images that it was trained on)" if recipe.get("overfit_images") else ""
     name = repo_id.split("/")[-1] if repo_id else folder.resolve().name
     results = [
         EvalResult(
             task_type="object-detection",
             dataset_type=dataset.partition(":")[0],
             dataset_name=dataset,
-            dataset_split=split,
+            dataset_split=f"{split}{seen}" if split else None,
             metric_type=f"box {figure}",
             metric_value=round(figures[figure], 4),
         )
