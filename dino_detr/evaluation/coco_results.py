@@ -43,7 +43,7 @@ def score_results(results: list[dict], annotations: dict, scorer: str = "numpy")
     for number, row in enumerate(results):
         _check_row(row, number, images, labels)
 
-    objects = [o for o in annotations["annotations"] if o.get("image_id") in images and o.get("category_id") in labels]
+    objects = scored_annotations(annotations)
 
     def annotation_name(number: int) -> str:
         return f"annotation {objects[number].get('id')!r} of image {objects[number]['image_id']!r}"
@@ -67,6 +67,16 @@ def score_results(results: list[dict], annotations: dict, scorer: str = "numpy")
     )
     result = score([packed_detections], [packed_objects], labels.values(), find_scorer(scorer))
     return {**result.figures, "per_class": dict(zip(distinct_names(names), result.per_class))}
+
+
+def scored_annotations(annotations: dict) -> list[dict]:
+    """Of what a COCO annotation file holds, the annotations of images and categories that it lists."""
+    images, categories = ({entry["id"] for entry in annotations[name]} for name in ("images", "categories"))
+    return [
+        entry
+        for entry in annotations["annotations"]
+        if entry.get("image_id") in images and entry.get("category_id") in categories
+    ]
 
 
 def to_coco_results(predictions: list[dict], category_ids: list) -> list[dict]:

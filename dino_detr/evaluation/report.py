@@ -8,6 +8,7 @@ import numpy as np
 from datasets import Dataset, Image
 
 from ..image_processing_dino_detr import upright_rgb
+from .coco_results import scored_annotations
 from .coco_score import FIGURES, find_scorer, pack_detections, pack_objects, score
 from .errors import ERRORS, Errors, ImageMatches, find_errors, match_image, to_xywh
 from .report_figures import draw_calibration, draw_classes, draw_confusion, draw_precision_recall
@@ -112,9 +113,8 @@ def images_of_results(results: list[dict], annotations: dict) -> tuple[list[dict
     found, wanted = defaultdict(list), {image["id"]: [] for image in annotations["images"]}
     for row in results:
         found[row["image_id"]].append(row)
-    for entry in annotations["annotations"]:
-        if entry["image_id"] in wanted and entry["category_id"] in labels:
-            wanted[entry["image_id"]].append(entry)
+    for entry in scored_annotations(annotations):
+        wanted[entry["image_id"]].append(entry)
 
     def columns(image_id, entries: list[dict]) -> dict:
         boxes = np.array([entry["bbox"] for entry in entries], dtype="f8").reshape(-1, 4)
