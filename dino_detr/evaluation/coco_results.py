@@ -116,14 +116,16 @@ def format_table(figures: dict) -> str:
     recall_headings = ("1 box", "10 boxes", "100 boxes", "small", "medium", "large")
     lines = [
         _line("", headings),
-        _line("Average precision", [_cell(figures[name]) for name in FIGURES[:6]]),
+        _line("Average precision", [format_figure(figures[name]) for name in FIGURES[:6]]),
         "",
         _line("", recall_headings),
-        _line("Average recall", [_cell(figures[name]) for name in FIGURES[6:]]),
+        _line("Average recall", [format_figure(figures[name]) for name in FIGURES[6:]]),
     ]
     if figures["per_class"]:
         lines += ["", _line("Class", FIGURES[:6])]
-        lines += [_line(name, [_cell(c[key]) for key in FIGURES[:6]]) for name, c in figures["per_class"].items()]
+        lines += [
+            _line(name, [format_figure(c[key]) for key in FIGURES[:6]]) for name, c in figures["per_class"].items()
+        ]
     return "\n".join(lines)
 
 
@@ -179,5 +181,6 @@ def _line(name, cells) -> str:
     return (f"{str(name)[:24]:<24}" + "".join(f"{cell:>13}" for cell in cells)).rstrip()
 
 
-def _cell(value: float) -> str:
-    return "-" if value < 0 else f"{value:.3f}"
+def format_figure(value: float | None) -> str:
+    """With three digits; `-` where there is nothing to measure: None, or COCO's -1."""
+    return "-" if value is None or value < 0 else f"{value:.3f}"

@@ -8,6 +8,7 @@ import torch
 from torchvision.ops import box_iou
 
 from .coco_metric import CocoDetectionMetric
+from .coco_results import format_figure
 
 AP50_OF_A_RIDDLE = 0.01  # below it, there is something to explain
 
@@ -60,12 +61,12 @@ class Diagnosis:
             )
         lines = [
             ("looked at", f"{self.images} images, {self.objects} objects, {self.detections} detections"),
-            ("all labels made one", f"AP {_number(self.agnostic_ap)}, AP50 {_number(self.agnostic_ap50)}"),
+            ("all labels made one", f"AP {format_figure(self.agnostic_ap)}, AP50 {format_figure(self.agnostic_ap50)}"),
             ("scores", scores),
             ("true labels", _shorten([f"{name}: {count}" for name, count in self.true_labels.items()])),
             ("predicted labels", _shorten([f"{name}: {count}" for name, count in self.predicted_labels.items()])),
-            ("size of boxes", f"{_number(self.size_ratio)} times the true ones' (median)"),
-            ("best overlap", f"IoU {_number(self.best_iou)} of an object with any box (median)"),
+            ("size of boxes", f"{format_figure(self.size_ratio)} times the true ones' (median)"),
+            ("best overlap", f"IoU {format_figure(self.best_iou)} of an object with any box (median)"),
             ("repeated ids", _shorten([str(number) for number in self.repeated_ids])),
         ]
         if self.loss is not None:
@@ -224,10 +225,6 @@ def _agnostic_figures(pairs: list[tuple[dict, dict]]) -> dict:
 def _sides(boxes: np.ndarray) -> np.ndarray:
     """Of squares of the boxes' areas."""
     return np.sqrt((boxes[:, 2:] - boxes[:, :2]).prod(1))
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None or value < 0 else f"{value:.3f}"
 
 
 def _shorten(parts: list[str]) -> str:

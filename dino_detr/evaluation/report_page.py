@@ -3,6 +3,7 @@
 from html import escape
 
 from .. import __version__
+from .coco_results import format_figure
 from .coco_score import FIGURES
 from .errors import ERRORS, ImageMatches
 from .report_figures import MOST_BARS, MOST_CELLS
@@ -154,7 +155,7 @@ def _figures(report: dict) -> str:
     for names, what in ((FIGURES[:6], "Average precision"), (FIGURES[6:], "Average recall")):
         tiles = "".join(
             f'<div class="tile{" first" if name == "AP" else ""}"><span>{name}</span>'
-            f"<b>{_number(report['figures'][name])}</b><span>{_HEADINGS[name]}</span></div>"
+            f"<b>{format_figure(report['figures'][name])}</b><span>{_HEADINGS[name]}</span></div>"
             for name in names
         )
         rows.append(f'<p>{what}</p>\n<div class="tiles">{tiles}</div>')
@@ -163,7 +164,7 @@ def _figures(report: dict) -> str:
     head = "".join(f"<th>{escape(column)}</th>" for column in ("Class", "Objects", *columns))
     body = "\n".join(
         f"<tr><td>{escape(name)}</td><td>{values['objects']:,}</td>"
-        + "".join(f"<td>{_number(values[column])}</td>" for column in columns)
+        + "".join(f"<td>{format_figure(values[column])}</td>" for column in columns)
         + "</tr>"
         for name, values in classes.items()
     )
@@ -190,7 +191,7 @@ def _mistakes(report: dict) -> str:
             why = "of as many as there are objects, none being right"
         counted = (
             f"Here and below, detections of a score of at least <b>{point['score']:.3g}</b> are counted, {why}: "
-            f"precision is {_number(point['precision'])}, recall {_number(point['recall'])}."
+            f"precision is {format_figure(point['precision'])}, recall {format_figure(point['recall'])}."
         )
     tiles = "".join(
         f'<div class="tile"><b>{count:,}</b>{_swatch(name)}<span>{name}</span></div>' for name, count in errors.items()
@@ -320,10 +321,6 @@ def _panel(entry: dict, boxes: list[tuple]) -> str:
 
 def _swatch(name: str) -> str:
     return f'<i class="swatch" style="background: {_COLORS[name]}"></i>'
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None or value < 0 else f"{value:.3f}"
 
 
 def _text(value: object) -> str:

@@ -8,6 +8,8 @@ import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from transformers.utils import logging
 
+from ..evaluation.coco_results import format_figure
+from ..evaluation.coco_score import FIGURES
 from .run_record import RunRecord, read_record
 
 logger = logging.get_logger(__name__)
@@ -90,7 +92,7 @@ def make_card(folder: str | Path, repo_id: str | None = None, license: str | Non
             metric_type=f"box {figure}",
             metric_value=round(figures[figure], 4),
         )
-        for figure in ("AP", "AP50", "AP75", "APs", "APm", "APl")
+        for figure in FIGURES[:6]
         if dataset and figures.get(figure, -1) >= 0
     ]
     on_the_hub = dataset and "dataset" not in record.local and "/" in dataset
@@ -118,9 +120,9 @@ def make_card(folder: str | Path, repo_id: str | None = None, license: str | Non
         overfit_images=recipe.get("overfit_images"),
         classes=[_plain(config["id2label"][str(index)]) for index in range(len(config["id2label"]))],
         step=figures.get("step"),
-        figures=[_shown(figures[f]) for f in ("AP", "AP50", "AP75", "APs", "APm", "APl")] if figures else None,
+        figures=[format_figure(figures[f]) for f in FIGURES[:6]] if figures else None,
         per_class=[
-            (_plain(label), _shown(each["AP"]), _shown(each["AP50"]))
+            (_plain(label), format_figure(each["AP"]), format_figure(each["AP50"]))
             for label, each in figures.get("per_class", {}).items()
         ],
         limits=_limits(record),
@@ -141,10 +143,6 @@ def _hash(text: str) -> str:
 def _plain(text: str) -> str:
     """A user's name for something, in one line and one table cell."""
     return " ".join(str(text).split()).replace("|", "\\|").replace("<", "&lt;")
-
-
-def _shown(figure: float) -> str:
-    return f"{figure:.3f}" if figure >= 0 else "-"
 
 
 def _backbone(record: RunRecord) -> dict:
