@@ -16,6 +16,8 @@ from transformers import (
 )
 from transformers.utils import logging
 
+from .linear import Linear
+
 try:
     import timm
     from timm.layers import resample_abs_pos_embed, resample_patch_embed
@@ -43,6 +45,9 @@ class DinoDetrBackbone(nn.Module):
         if config.position_embedding_antialias and config.backbone_config.model_type == "dinov2":
             embeddings = self.model.embeddings
             embeddings.interpolate_pos_encoding = MethodType(_interpolate_positions_antialiased, embeddings)
+        for module in self.model.modules():
+            if type(module) is nn.Linear:
+                module.__class__ = Linear
         self.freeze()
 
     def freeze(self) -> None:

@@ -10,7 +10,8 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .boxes import inverse_sigmoid
 from .deformable_attention import MultiScaleDeformableAttention
-from .encoder import FeedForward, sine_embedding
+from .encoder import sine_embedding
+from .linear import FeedForward, Linear
 
 
 class PredictionMLP(nn.Module):
@@ -19,7 +20,7 @@ class PredictionMLP(nn.Module):
     def __init__(self, in_dim: int, hidden_dim: int, out_dim: int, num_layers: int):
         super().__init__()
         widths = [in_dim] + [hidden_dim] * (num_layers - 1) + [out_dim]
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
+        self.layers = nn.ModuleList(Linear(a, b) for a, b in pairwise(widths))
 
     def forward(self, x: Tensor) -> Tensor:
         for layer in self.layers[:-1]:
@@ -33,10 +34,10 @@ class QuerySelfAttention(nn.Module):
     def __init__(self, d_model: int, num_heads: int):
         super().__init__()
         self.num_heads = num_heads
-        self.q_proj = nn.Linear(d_model, d_model)
-        self.k_proj = nn.Linear(d_model, d_model)
-        self.v_proj = nn.Linear(d_model, d_model)
-        self.out_proj = nn.Linear(d_model, d_model)
+        self.q_proj = Linear(d_model, d_model)
+        self.k_proj = Linear(d_model, d_model)
+        self.v_proj = Linear(d_model, d_model)
+        self.out_proj = Linear(d_model, d_model)
 
     def forward(self, hidden_states: Tensor, position_embeddings: Tensor, attention_mask: Tensor | None) -> Tensor:
         """`attention_mask`: bool `[N, N]`, True where row may attend to column."""

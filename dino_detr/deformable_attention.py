@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from .deformable_gather import GatherSampling
 from .deformable_triton import TritonSampling, triton_works
+from .linear import Linear
 
 SAMPLING = ("auto", "plain", "gather", "triton")
 
@@ -69,9 +70,7 @@ def deformable_sampling(
     if sampling == "triton":
         return TritonSampling.apply(value, sampling_locations, attention_weights, spatial_shapes)
     if sampling == "gather":
-        # sums in float32 whatever the values are
-        wide = value.to(sampling_locations.dtype)
-        return GatherSampling.apply(wide, sampling_locations, attention_weights, spatial_shapes).to(value.dtype)
+        return GatherSampling.apply(value, sampling_locations, attention_weights, spatial_shapes)
     return plain_sampling(value, spatial_shapes, sampling_locations, attention_weights)
 
 
@@ -87,10 +86,10 @@ class MultiScaleDeformableAttention(nn.Module):
     def __init__(self, d_model: int, num_heads: int, num_levels: int, num_points: int):
         super().__init__()
         self.num_heads, self.num_levels, self.num_points = num_heads, num_levels, num_points
-        self.sampling_offsets = nn.Linear(d_model, num_heads * num_levels * num_points * 2)
-        self.attention_weights = nn.Linear(d_model, num_heads * num_levels * num_points)
-        self.value_proj = nn.Linear(d_model, d_model)
-        self.output_proj = nn.Linear(d_model, d_model)
+        self.sampling_offsets = Linear(d_model, num_heads * num_levels * num_points * 2)
+        self.attention_weights = Linear(d_model, num_heads * num_levels * num_points)
+        self.value_proj = Linear(d_model, d_model)
+        self.output_proj = Linear(d_model, d_model)
 
     def forward(
         self,

@@ -1,5 +1,6 @@
 """Deformable sampling on a CPU: weighted sums of gathered rows (`embedding_bag`), a block of queries at a time."""
 
+import warnings
 from collections.abc import Iterator
 
 import torch
@@ -7,9 +8,13 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-_BLOCK = 2**17  # samples that are worked on together: few enough to stay in the cache
+_BLOCK = 2**19  # samples that are worked on together: enough for all threads, and few to keep
 _BORDER = 2  # cells of zeros beyond a map: a location, clamped to them, has four cells around it wherever it is
-_SUM = 0  # `embedding_bag`'s mode, as ATen numbers it
+
+with warnings.catch_warnings():
+    # torch says once in a process that sparse tensors are in beta
+    warnings.simplefilter("ignore")
+    torch.sparse_csr_tensor([0, 0], [], [], (1, 1))
 
 
 class GatherSampling(torch.autograd.Function):
@@ -22,15 +27,22 @@ class GatherSampling(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, value: Tensor, locations: Tensor, weights: Tensor, spatial_shapes: list[tuple[int, int]]):
-        """float32 or float64 `[B, S, heads, head_dim]`, `[B, Q, heads, levels, points, 2]` and without the 2."""
+        """
+        `[B, S, heads, head_dim]`, float32 or float64 `[B, Q, heads, levels, points, 2]`, and without the 2.
+
+        The sums are in the dtype of the locations, whatever the values are.
+        """
         ctx.save_for_backward(value, locations, weights)
         ctx.spatial_shapes = spatial_shapes
         samples = _Samples(value, locations, weights, spatial_shapes)
         output = value.new_empty(samples.num_bags, value.shape[3])
         for bags in samples.blocks():
             cells, right, lower, weight = samples.locate(bags)
+            rows = cells[:, None] + samples.corners  # [bags, 4, per_bag]
+            shares = torch.empty(rows.shape, dtype=weight.dtype)
+            _share(weight, right, lower, shares.unbind(1))
             output[bags] = F.embedding_bag(
-                samples.corners(cells), samples.table, mode="sum", per_sample_weights=_shares(right, lower, weight)
+                rows.flatten(1), samples.table, mode="sum", per_sample_weights=shares.flatten(1)
             )
         return output.view(*locations.shape[:2], -1)
 
@@ -39,30 +51,26 @@ class GatherSampling(torch.autograd.Function):
     def backward(ctx, gradient: Tensor):
         value, locations, weights = ctx.saved_tensors
         samples = _Samples(value, locations, weights, ctx.spatial_shapes)
-        gradient = gradient.reshape(samples.num_bags, -1)
+        gradient = gradient.reshape(samples.num_bags, -1).to(locations.dtype)
         all_cells = locations.new_empty(samples.num_bags, samples.per_bag, dtype=torch.int32)
-        all_shares = weights.new_empty(samples.num_bags, samples.per_bag, 4)
+        all_shares = weights.new_empty(4, samples.num_bags, samples.per_bag)
         locations_gradient = torch.empty_like(samples.locations)
         weights_gradient = torch.empty_like(samples.weights)
         for bags in samples.blocks():
             cells, right, lower, weight = samples.locate(bags)
             all_cells[bags] = cells
-            all_shares[bags] = _shares(right, lower, weight).view(-1, 4, samples.per_bag).transpose(1, 2)
-            # at each corner, the product of the output's gradient and what is there
-            corners = samples.corners(cells)
-            count = torch.tensor(corners.shape[1], dtype=torch.int32)
-            bag_of = torch.arange(len(corners), dtype=torch.int32).repeat_interleave(count)
-            products = torch.ops.aten._embedding_bag_per_sample_weights_backward(
-                gradient[bags], samples.table, corners.flatten(), bag_of[:: int(count)], bag_of, _SUM
-            )
-            here, east, south, both = products.view(-1, 4, samples.per_bag).unbind(1)
-            twist = both - south - (east - here)
-            east, south = torch.addcmul(east - here, lower, twist), south - here  # slopes, of east in this row
-            weights_gradient[bags] = torch.addcmul(torch.addcmul(here, lower, south), right, east)
-            south = torch.addcmul(south, right, twist)
-            locations_gradient[bags, :, 0] = east * weight * samples.widths
-            locations_gradient[bags, :, 1] = south * weight * samples.heights
-        value_gradient = samples.sum_by_cell(all_cells, all_shares, gradient) if ctx.needs_input_grad[0] else None
+            _share(weight, right, lower, all_shares[:, bags].unbind())
+            here, east, south, both = (samples.products(gradient[bags], cells + corner) for corner in samples.corners)
+            south, both = south.sub_(here), both.sub_(east)  # slopes, down in this column and in the next
+            twist = both.sub_(south)
+            east = torch.addcmul(east.sub_(here), lower, twist)
+            weights_gradient[bags] = here.addcmul_(lower, south).addcmul_(right, east)
+            torch.mul(east.mul_(weight), samples.widths, out=locations_gradient[bags, :, 0])
+            south = south.addcmul_(right, twist)
+            torch.mul(south.mul_(weight), samples.heights, out=locations_gradient[bags, :, 1])
+        value_gradient = None
+        if ctx.needs_input_grad[0]:
+            value_gradient = samples.sum_by_cell(all_cells, all_shares, gradient).to(value.dtype)
         return value_gradient, locations_gradient.view_as(locations), weights_gradient.view_as(weights), None
 
 
@@ -87,7 +95,7 @@ class _Samples:
             self.starts.append(self.num_cells)
             self.num_cells += (height + 2 * _BORDER) * (width + _BORDER)
         self.num_cells += max(width for _, width in spatial_shapes) + 2 * _BORDER  # for the corners of the last
-        table = value.new_zeros(batch_size, self.num_cells, *value.shape[2:])
+        table = locations.new_zeros(batch_size, self.num_cells, *value.shape[2:])
         for level, part in enumerate(value.split([h * w for h, w in spatial_shapes], dim=1)):
             window = self._window(table, level)
             window.copy_(part.view_as(window))
@@ -101,7 +109,7 @@ class _Samples:
         # in rows of the table: from a cell to the one below and to the other corners; of each map, of each bag's image
         self._pitches = per_sample([(width + _BORDER) * num_heads for _, width in spatial_shapes], torch.int32)
         none = torch.zeros_like(self._pitches)
-        self._corners = torch.stack([none, none + num_heads, self._pitches, self._pitches + num_heads])
+        self.corners = torch.stack([none, none + num_heads, self._pitches, self._pitches + num_heads])  # [4, per_bag]
         self._maps = per_sample([(start - _BORDER) * num_heads for start in self.starts], torch.int32)
         bags = torch.arange(self.num_bags, dtype=torch.int32)[:, None]
         self._images = bags // (self.num_bags // batch_size) * (self.num_cells * num_heads) + bags % num_heads
@@ -117,11 +125,17 @@ class _Samples:
         cells = torch.addcmul(self._images[bags] + self._maps, y, self._pitches)
         cells = cells.add_(x, alpha=self.shape[2])
         # of NaN any cell will do, for the share is NaN as well
-        return cells.clamp_(0, len(self.table) - 1 - int(self._corners.max())), right, lower, self.weights[bags]
+        return cells.clamp_(0, len(self.table) - 1 - int(self.corners.max())), right, lower, self.weights[bags]
 
-    def corners(self, cells: Tensor) -> Tensor:
-        """Rows of the upper left, upper right, lower left and lower right cells, `[bags, 4 * per_bag]`."""
-        return (cells[:, None] + self._corners).flatten(1)
+    def products(self, gradient: Tensor, rows: Tensor) -> Tensor:
+        """Inner products of each bag's gradient, `[bags, head_dim]`, with rows of the table: `[bags, per_bag]`."""
+        starts = torch.arange(0, rows.numel() + 1, self.per_bag, dtype=torch.int32)
+        products = torch.zeros(rows.shape, dtype=gradient.dtype)
+        at_rows = torch.sparse_csr_tensor(
+            starts, rows.flatten(), products.flatten(), (len(rows), len(self.table)), check_invariants=False
+        )
+        torch.sparse.sampled_addmm(at_rows, gradient, self.table.t(), beta=0.0, out=at_rows)
+        return products
 
     def sum_by_cell(self, cells: Tensor, shares: Tensor, gradient: Tensor) -> Tensor:
         """
@@ -129,11 +143,11 @@ class _Samples:
 
         Args:
             cells: of all samples, `[bags, per_bag]`.
-            shares: of their corners in the output, `[bags, per_bag, 4]`.
+            shares: of their corners in the output, `[4, bags, per_bag]`.
             gradient: of the output, `[bags, head_dim]`.
         """
         cells, order = cells.flatten().sort()
-        bag_of, shares = order // self.per_bag, shares.flatten(0, 1).index_select(0, order).t().contiguous()
+        bag_of, shares = order // self.per_bag, shares.flatten(1).gather(1, order.expand(4, -1))
         starts = torch.searchsorted(cells, torch.arange(len(self.table), dtype=torch.int32))
         total = gradient.new_zeros(self.shape)
         for corner in range(4):
@@ -159,8 +173,11 @@ def _clamp(location: Tensor, extent: Tensor) -> tuple[Tensor, Tensor]:
     return position.to(torch.int32), position.frac()
 
 
-def _shares(right: Tensor, lower: Tensor, weight: Tensor) -> Tensor:
-    """The corners' shares of the output, in the order of `corners`."""
-    rows = torch.stack([weight - weight * lower, weight * lower], dim=1)  # [bags, 2, per_bag]
-    after = rows * right[:, None]
-    return torch.stack([rows - after, after], dim=2).flatten(1)
+def _share(weight: Tensor, right: Tensor, lower: Tensor, shares: tuple[Tensor, ...]) -> None:
+    """Write what the upper left, upper right, lower left and lower right cells have in the output."""
+    upper_left, upper_right, lower_left, lower_right = shares
+    torch.mul(weight, lower, out=lower_left)
+    torch.sub(weight, lower_left, out=upper_left)
+    for left, share in ((upper_left, upper_right), (lower_left, lower_right)):
+        torch.mul(left, right, out=share)
+        left.sub_(share)

@@ -4,10 +4,10 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .deformable_attention import MultiScaleDeformableAttention
+from .linear import FeedForward
 
 TEMPERATURE = 10000
 
@@ -64,18 +64,6 @@ def cell_centres(spatial_shapes: list[tuple[int, int]], valid_ratios: Tensor) ->
         grid = torch.stack(torch.broadcast_tensors(x[None, :], y[:, None]), dim=-1).flatten(0, 1)  # [h*w, 2]
         centres.append(grid / valid_ratios[:, None, level])
     return torch.cat(centres, dim=1)
-
-
-class FeedForward(nn.Module):
-    """`[..., D]` -> `[..., D]` through ReLU; the residual is added by the layer."""
-
-    def __init__(self, d_model: int, ffn_dim: int):
-        super().__init__()
-        self.fc1 = nn.Linear(d_model, ffn_dim)
-        self.fc2 = nn.Linear(ffn_dim, d_model)
-
-    def forward(self, hidden_states: Tensor) -> Tensor:
-        return self.fc2(F.relu(self.fc1(hidden_states)))
 
 
 class DinoDetrEncoderLayer(GradientCheckpointingLayer):

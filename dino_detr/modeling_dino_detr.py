@@ -18,8 +18,9 @@ from .configuration_dino_detr import DinoDetrConfig
 from .decoder import DinoDetrDecoder, PredictionMLP, QuerySelfAttention
 from .deformable_attention import SAMPLING, MultiScaleDeformableAttention
 from .denoising import DenoisingQueries, draw_denoising_queries
-from .encoder import DinoDetrEncoder, FeedForward, cell_centres, sine_position_embedding
+from .encoder import DinoDetrEncoder, cell_centres, sine_position_embedding
 from .feature_pyramid import ChannelsFirstLayerNorm, Neck, SimpleFeaturePyramid
+from .linear import FeedForward, Linear
 from .loss import dino_loss, normalisers
 from .matching import Targets
 from .query_selection import QuerySelection, token_proposals
@@ -215,7 +216,7 @@ class DinoDetrModel(DinoDetrPreTrainedModel):
         self.query_embed = nn.Embedding(config.num_queries, config.d_model)
         self.decoder = DinoDetrDecoder(config)
         self.class_embed = nn.ModuleList(
-            nn.Linear(config.d_model, config.num_labels) for _ in range(config.decoder_layers + 1)
+            Linear(config.d_model, config.num_labels) for _ in range(config.decoder_layers + 1)
         )
         self.bbox_embed = nn.ModuleList(
             PredictionMLP(config.d_model, config.d_model, 4, 3) for _ in range(config.decoder_layers + 1)

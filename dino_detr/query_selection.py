@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from .linear import Linear
+
 
 def token_proposals(centres: Tensor, spatial_shapes: list[tuple[int, int]], padding_mask: Tensor):
     """
@@ -30,7 +32,7 @@ class QuerySelection(nn.Module):
 
     def __init__(self, d_model: int):
         super().__init__()
-        self.enc_output = nn.Linear(d_model, d_model)
+        self.enc_output = Linear(d_model, d_model)
         self.enc_output_norm = nn.LayerNorm(d_model)
 
     def forward(

@@ -1,0 +1,130 @@
+"""Linear and feed-forward layers, with large float32 products of a CPU left to oneDNN."""
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+_LARGE = 2**24  # multiplications from which on a product is worth a detour
+_HIDDEN = 2**22  # values of a CPU's feed-forward layers that are worked on together: few enough to stay in a cache
+
+
+class Linear(nn.Linear):
+    """
+    `nn.Linear`, whose large float32 products on a CPU take about half the time.
+
+    There PyTorch has MKL multiply, which on AMD's processors is slow, and oneDNN convolve; so these are 1x1
+    convolutions. The numbers are the same but for rounding.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not _is_for_onednn(x, self.weight) or torch.is_autocast_enabled("cpu"):
+            return super().forward(x)
+        return _OneDnnLinear.apply(x, self.weight, self.bias)
+
+
+class FeedForward(nn.Module):
+    """`[..., D]` -> `[..., D]` through ReLU; the residual is added by the layer."""
+
+    def __init__(self, d_model: int, ffn_dim: int):
+        super().__init__()
+        self.fc1 = Linear(d_model, ffn_dim)
+        self.fc2 = Linear(ffn_dim, d_model)
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        if torch.compiler.is_compiling() or not (_is_untouched(self.fc1) and _is_untouched(self.fc2)):
+            return self.fc2(F.relu(self.fc1(hidden_states)))
+        device = hidden_states.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden_states.dtype
+        parameters = self.fc1.weight, self.fc1.bias, self.fc2.weight, self.fc2.bias
+        return _RecomputedFeedForward.apply(hidden_states, *parameters, dtype)
+
+
+def _is_untouched(linear: nn.Module) -> bool:
+    """Nobody exchanged it or waits for its being called: adapters, quantisation, offloading, sharding."""
+    hooked = linear._forward_hooks or linear._forward_pre_hooks or "forward" in vars(linear)
+    return type(linear) is Linear and not hooked
+
+
+def _is_for_onednn(x: Tensor, weight: Tensor) -> bool:
+    return (
+        x.device.type == "cpu"
+        and x.dtype == weight.dtype == torch.float32
+        and x.numel() * len(weight) >= _LARGE
+        and torch.get_num_threads() > 1  # alone, a thread convolves with MKL too
+        and torch.backends.mkldnn.is_available()
+        and not torch.compiler.is_compiling()
+    )
+
+
+def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """`[..., K]` and `[N, K]` -> `[..., N]`, as `F.linear`."""
+    if not _is_for_onednn(x, weight):
+        return F.linear(x, weight, bias)
+    row = x.reshape(1, 1, -1, x.shape[-1]).permute(0, 3, 1, 2)  # [1, K, 1, rows], its channels last in memory
+    return F.conv2d(row, weight[:, :, None, None], bias).permute(0, 2, 3, 1).view(*x.shape[:-1], -1)
+
+
+class _OneDnnLinear(torch.autograd.Function):
+    """Not the convolution's own gradient: that of its weights is slow where the number of rows is odd."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None):
+        ctx.save_for_backward(x, weight)
+        return _product(x, weight, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient: Tensor):
+        x, weight = ctx.saved_tensors
+        needed = ctx.needs_input_grad
+        rows = gradient.flatten(0, -2)
+        return (
+            _product(gradient, weight.t()) if needed[0] else None,
+            rows.t() @ x.flatten(0, -2) if needed[1] else None,
+            rows.sum(0) if needed[2] else None,
+        )
+
+
+class _RecomputedFeedForward(torch.autograd.Function):
+    """
+    Of the many hidden values none is kept: they are computed again for the gradients, on a CPU a few rows at a time.
+
+    The parameters are in their own dtype, their gradients as well; `dtype` is what is computed in.
+    """
+
+    @staticmethod
+    def forward(ctx, x: Tensor, weight1: Tensor, bias1: Tensor, weight2: Tensor, bias2: Tensor, dtype: torch.dtype):
+        ctx.dtype, ctx.parameter_dtype = dtype, weight1.dtype
+        weight1, bias1, weight2, bias2 = (p.to(dtype) for p in (weight1, bias1, weight2, bias2))
+        ctx.save_for_backward(x, weight1, bias1, weight2)
+        output = x.new_empty(x.shape, dtype=dtype)
+        for rows, into in zip(_parts(x, weight1), _parts(output, weight1)):
+            into.copy_(_product(F.relu_(_product(rows.to(dtype), weight1, bias1)), weight2, bias2))
+        return output
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient: Tensor):
+        x, weight1, bias1, weight2 = ctx.saved_tensors
+        x_gradient = torch.empty_like(x)
+        totals = None
+        for rows, row_gradient, into in zip(*(_parts(t, weight1) for t in (x, gradient, x_gradient))):
+            rows = rows.to(ctx.dtype)
+            hidden = F.relu_(_product(rows, weight1, bias1))
+            hidden_gradient = torch.ops.aten.threshold_backward(_product(row_gradient, weight2.t()), hidden, 0)
+            into.copy_(_product(hidden_gradient, weight1.t()))
+            part = (
+                hidden_gradient.t() @ rows,
+                hidden_gradient.sum(0),
+                row_gradient.t() @ hidden,
+                row_gradient.sum(0),
+            )
+            part = [p.to(ctx.parameter_dtype) for p in part]
+            totals = [t.add_(p) for t, p in zip(totals, part)] if totals else part
+        return x_gradient, *totals, None
+
+
+def _parts(rows: Tensor, weight: Tensor) -> tuple[Tensor, ...]:
+    rows = rows.flatten(0, -2)
+    return rows.split(max(1, _HIDDEN // len(weight)) if rows.device.type == "cpu" else len(rows))

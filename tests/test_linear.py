@@ -1,0 +1,94 @@
+"""Linear and feed-forward layers of our own against PyTorch's in float64."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.profiler import ProfilerActivity, profile
+
+from dino_detr import linear
+from dino_detr.linear import FeedForward, Linear
+
+
+@pytest.fixture(autouse=True)
+def two_threads():
+    """One thread leaves all products to MKL."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+class Definition(nn.Module):
+    """Of `FeedForward`, in PyTorch's own layers."""
+
+    def __init__(self, ours: FeedForward):
+        super().__init__()
+        self.fc1, self.fc2 = nn.Linear(*ours.fc1.weight.T.shape), nn.Linear(*ours.fc2.weight.T.shape)
+        self.load_state_dict(ours.state_dict())
+
+    def forward(self, x):
+        return self.fc2(F.relu(self.fc1(x)))
+
+
+def output_and_gradients(module, x, direction) -> list[torch.Tensor]:
+    x = x.detach().requires_grad_()
+    output = module(x)
+    return [output.detach(), *torch.autograd.grad(output, (x, *module.parameters()), direction.to(output.dtype))]
+
+
+def relative_errors(ours, exact) -> list[float]:
+    return [float((a - b).abs().max() / b.abs().max()) for a, b in zip(ours, exact, strict=True)]
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("shape", [(1, 1601), (3, 700)])
+def test_large_products_go_to_onednn_and_are_the_same(shape, bias):
+    torch.manual_seed(0)
+    ours, x, direction = Linear(96, 160, bias=bias), torch.randn(*shape, 96), torch.randn(*shape, 160)
+    exact = nn.Linear(96, 160, bias=bias).double()
+    exact.load_state_dict(ours.state_dict())
+    with profile(activities=[ProfilerActivity.CPU]) as record:
+        results = output_and_gradients(ours, x, direction)
+    assert sum(event.name == "aten::mkldnn_convolution" for event in record.events()) == 2  # output, gradient of x
+    assert max(relative_errors(results, output_and_gradients(exact, x.double(), direction))) < 2e-6
+    with torch.no_grad():
+        assert torch.equal(ours(x), results[0])
+
+
+@pytest.mark.parametrize("hidden_at_once", [2**22, 5000])
+def test_feed_forward_is_the_same_and_keeps_no_hidden_values(monkeypatch, hidden_at_once):
+    monkeypatch.setattr(linear, "_HIDDEN", hidden_at_once)
+    monkeypatch.setattr(linear, "_LARGE", 1)
+    torch.manual_seed(0)
+    ours, x, direction = FeedForward(32, 512), torch.randn(2, 103, 32), torch.randn(2, 103, 32)
+    exact = Definition(ours).double()
+    # where a hidden value is all but zero its sign, and so its gradient, is a matter of rounding
+    assert exact.fc1(x.double()).abs().min() > 1e-6
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()) or t, lambda t: t):
+        results = output_and_gradients(ours, x, direction)
+    assert max(kept) < 2 * 103 * 512
+    assert max(relative_errors(results, output_and_gradients(exact, x.double(), direction))) < 2e-6
+    with torch.no_grad():
+        assert torch.equal(ours(x), results[0])
+
+
+def test_feed_forward_under_autocast():
+    torch.manual_seed(0)
+    ours, x, direction = FeedForward(32, 512), torch.randn(2, 603, 32), torch.randn(2, 603, 32)
+    exact = output_and_gradients(Definition(ours).double(), x.double(), direction)
+    with torch.autocast("cpu", torch.bfloat16):
+        results, pytorchs = (output_and_gradients(module, x, direction) for module in (ours, Definition(ours)))
+    assert [r.dtype for r in results] == [torch.bfloat16] + [torch.float32] * 5
+    for ours, pytorch, right in zip(results, pytorchs, exact):
+        assert 0 < (ours - right).norm() < 1.05 * (pytorch - right).norm()
+
+
+def test_layers_that_were_exchanged_or_hooked_are_called():
+    ours, x = FeedForward(8, 16), torch.randn(1, 5, 8)
+    seen = []
+    ours.fc1.register_forward_hook(lambda *_: seen.append("hook"))
+    ours(x)
+    ours.fc2 = nn.Sequential(ours.fc2, nn.Tanh())  # as an adapter would
+    assert seen == ["hook"] and ours(x).abs().max() < 1
