@@ -122,14 +122,15 @@ class MultiScaleDeformableAttention(nn.Module):
         weights = self.attention_weights(hidden_states).float().view(*per_head[:3], self.num_levels * self.num_points)
         weights = weights.softmax(-1).view(*per_head, self.num_points)
 
-        reference_points = reference_points[:, :, None, :, None]  # [B, Q, 1, levels, 1, 2 or 4]
+        # what is the same for all heads or points is repeated, so that the last three dimensions are run through as one
+        reference_points = reference_points[:, :, None, :, None].expand(-1, -1, -1, -1, self.num_points, -1)
         if reference_points.shape[-1] == 2:
-            cells = torch.tensor([(w, h) for h, w in spatial_shapes], dtype=torch.float32).to(
-                offsets.device, non_blocking=True
-            )
-            locations = reference_points + offsets / cells[:, None]
+            cells = torch.tensor([[(w, h)] * self.num_points for h, w in spatial_shapes], dtype=torch.float32)
+            cells = cells.to(offsets.device, non_blocking=True)
+            locations = torch.addcdiv(reference_points.contiguous(), offsets, cells)
         else:
-            locations = reference_points[..., :2] + offsets / self.num_points * reference_points[..., 2:] * 0.5
+            half_sizes = reference_points[..., 2:] * 0.5
+            locations = torch.addcmul(reference_points[..., :2].contiguous(), offsets / self.num_points, half_sizes)
         return self.output_proj(deformable_sampling(value, spatial_shapes, locations, weights, self.sampling))
 
     def initial_offsets(self) -> Tensor:

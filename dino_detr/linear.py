@@ -6,7 +6,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 _LARGE = 2**24  # multiplications from which on a product is worth a detour
-_HIDDEN = 2**22  # values of a CPU's feed-forward layers that are worked on together: few enough to stay in a cache
+_HIDDEN = 2**21  # values of a CPU's feed-forward layers that are worked on together: few enough to stay in a cache
 
 
 class Linear(nn.Linear):
@@ -115,7 +115,7 @@ class _RecomputedFeedForward(torch.autograd.Function):
             hidden_gradient = torch.ops.aten.threshold_backward(_product(row_gradient, weight2.t()), hidden, 0)
             into.copy_(_product(hidden_gradient, weight1.t()))
             part = (
-                hidden_gradient.t() @ rows,
+                (rows.t() @ hidden_gradient).t(),
                 hidden_gradient.sum(0),
                 row_gradient.t() @ hidden,
                 row_gradient.sum(0),

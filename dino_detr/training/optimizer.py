@@ -38,7 +38,8 @@ def build_optimizer(
         [
             {"params": parameters, "lr": learning_rate * factor, "weight_decay": weight_decay if decayed else 0.0}
             for (factor, decayed), parameters in groups.items()
-        ]
+        ],
+        fused=True,
     )
 
 
