@@ -11,7 +11,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from .boxes import inverse_sigmoid
 from .deformable_attention import MultiScaleDeformableAttention
 from .encoder import sine_embedding
-from .linear import FeedForward, Linear
+from .linear import FeedForward, Linear, compute_dtype
 
 
 class PredictionMLP(nn.Module):
@@ -40,7 +40,7 @@ class QuerySelfAttention(nn.Module):
         self.out_proj = Linear(d_model, d_model)
 
     def forward(self, hidden_states: Tensor, position_embeddings: Tensor, attention_mask: Tensor | None) -> Tensor:
-        """`attention_mask`: bool `[N, N]`, True where row may attend to column."""
+        """`attention_mask`: `[N, N]`, what is added to the scores of rows for columns."""
         positioned = hidden_states + position_embeddings
         query, key, value = (
             projection(source).unflatten(2, (self.num_heads, -1)).transpose(1, 2)  # [B, heads, N, head_dim]
@@ -123,6 +123,9 @@ class DinoDetrDecoder(nn.Module):
             starts from. Those are not detached: the gradient of a layer's prediction reaches the refinement before
             it, which is what look forward twice means.)
         """
+        if attention_mask is not None:  # once, or attention would do it in every layer
+            scores = torch.zeros_like(attention_mask, dtype=compute_dtype(hidden_states))
+            attention_mask = scores.masked_fill(~attention_mask, float("-inf"))
         scale = torch.cat([valid_ratios, valid_ratios], dim=-1)[:, None]  # [B, 1, levels, 4]
         outputs, references = [], [boxes]
         for index, layer in enumerate(self.layers):

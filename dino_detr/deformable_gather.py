@@ -147,6 +147,7 @@ class _Samples:
             gradient: of the output, `[bags, head_dim]`.
         """
         cells, order = cells.flatten().sort()
+        # four rows, for threads share out rows
         bag_of, shares = order // self.per_bag, shares.flatten(1).gather(1, order.expand(4, -1))
         starts = torch.searchsorted(cells, torch.arange(len(self.table), dtype=torch.int32))
         total = gradient.new_zeros(self.shape)

@@ -34,10 +34,14 @@ class FeedForward(nn.Module):
     def forward(self, hidden_states: Tensor) -> Tensor:
         if torch.compiler.is_compiling() or not (_is_untouched(self.fc1) and _is_untouched(self.fc2)):
             return self.fc2(F.relu(self.fc1(hidden_states)))
-        device = hidden_states.device.type
-        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden_states.dtype
         parameters = self.fc1.weight, self.fc1.bias, self.fc2.weight, self.fc2.bias
-        return _RecomputedFeedForward.apply(hidden_states, *parameters, dtype)
+        return _RecomputedFeedForward.apply(hidden_states, *parameters, compute_dtype(hidden_states))
+
+
+def compute_dtype(x: Tensor) -> torch.dtype:
+    """Of products with `x`: autocast's, where that is on."""
+    device = x.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
 
 
 def _is_untouched(linear: nn.Module) -> bool:
@@ -48,12 +52,12 @@ def _is_untouched(linear: nn.Module) -> bool:
 
 def _is_for_onednn(x: Tensor, weight: Tensor) -> bool:
     return (
-        x.device.type == "cpu"
+        not torch.compiler.is_compiling()  # first: a compiler would take the sizes below for fixed ones
+        and x.device.type == "cpu"
         and x.dtype == weight.dtype == torch.float32
         and x.numel() * len(weight) >= _LARGE
         and torch.get_num_threads() > 1  # alone, a thread convolves with MKL too
         and torch.backends.mkldnn.is_available()
-        and not torch.compiler.is_compiling()
     )
 
 

@@ -1,6 +1,8 @@
 """The ablation table, on a backbone that takes no time."""
 
 import json
+import mmap
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -77,3 +79,25 @@ def test_peak_memory_is_not_that_of_the_parent():
     )
     done = subprocess.run([sys.executable, "-c", parent], capture_output=True, text=True, env=launching.ENVIRONMENT)
     assert 50 < float(done.stdout) < 1000
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries have no mallopt")
+def test_freed_memory_is_kept_for_the_next_step():
+    module = Path(launching.ROOT, "dino_detr", "training", "memory.py")
+    script = f"""
+import resource, runpy, sys
+memory = runpy.run_path({str(module)!r})
+if sys.argv[1] == "keep":
+    memory["keep_freed_memory"]()
+for step in range(4):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    kept = [bytearray(4 * 2**20) for _ in range(50)]
+    del kept
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+    faults = {
+        word: int(subprocess.run([sys.executable, "-c", script, word], capture_output=True, text=True).stdout)
+        for word in ("keep", "give back")
+    }
+    pages = 50 * 4 * 2**20 // mmap.PAGESIZE
+    assert faults["keep"] < 0.01 * pages and faults["give back"] > 0.5 * pages

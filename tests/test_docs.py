@@ -26,7 +26,10 @@ from dino_detr.training import DinoDetrTrainingArguments, parse_options, prepare
 from dino_detr.training import run as training_run
 
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-DOCUMENTS += [ROOT / "benchmarks" / "README.md", *(ROOT / "hub_cards" / f"{name}.md" for name in ("quickstart", "bccd"))]
+DOCUMENTS += [
+    ROOT / "benchmarks" / "README.md",
+    *(ROOT / "hub_cards" / f"{name}.md" for name in ("quickstart", "bccd")),
+]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 TEXTS = {str(path.relative_to(ROOT)): path.read_text() for path in [*DOCUMENTS, *EXAMPLES]}
 

@@ -11,7 +11,6 @@ import io
 import numpy as np
 from datasets import Dataset
 from PIL import Image
-from sklearn.datasets import load_digits
 
 from .rows import detection_features
 
@@ -93,6 +92,8 @@ def render_scene(split: str, index: int) -> tuple[np.ndarray, list[list[int]], l
 @functools.cache
 def load_handwriting():
     """scikit-learn's digits: `images` [1797, 8, 8] in 0..16, `target` [1797]."""
+    from sklearn.datasets import load_digits  # takes a second, and nothing else needs it
+
     return load_digits()
 
 

@@ -1,5 +1,6 @@
-"""How much memory this process has taken."""
+"""How much memory this process has taken, and that it keeps it from step to step."""
 
+import ctypes
 import re
 import sys
 from pathlib import Path
@@ -10,6 +11,23 @@ try:
     import resource
 except ImportError:  # Windows
     resource = None
+
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
+_LARGEST_ON_HEAP = 32 * 2**20  # bytes, the most that glibc allows
+
+
+def keep_freed_memory() -> None:
+    """
+    Have this process keep what it frees, for a step on a CPU frees all that the next one takes again.
+
+    By default glibc gives it back to the system, which then clears each page anew: up to a seventh of a step. The peak
+    is the same. Nothing happens where the C library is another one.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+        mallopt(_M_MMAP_THRESHOLD, _LARGEST_ON_HEAP)
 
 
 def peak_memory_mib() -> float:
