@@ -1,8 +1,9 @@
 """A training step and an inference, ours beside transformers' Deformable DETR: python benchmarks/step.py
 
 Both see the same images, with as many tokens, 900 queries and 80 classes; theirs with a ResNet-50 that is trained and
-feed-forward layers half as wide, ours with a frozen ViT and 196 denoising queries besides. Weights are random, each
-image has 7 boxes. A step is forward, every loss, backward, clipping and optimiser; data loading is not in it.
+feed-forward layers half as wide, ours with a frozen ViT and 196 denoising queries besides; once more with freed memory
+kept, as `dino-detr train` does on a CPU. Weights are random, each image has 7 boxes. A step is forward, every loss,
+backward, clipping and optimiser; data loading is not in it.
 
 Each model is in a process of its own with the same threads, and they take turns, so that what else the machine does
 meets all of them. One line of JSON for each case: the median of the rounds after the first and their spread, the peak
@@ -13,9 +14,6 @@ import argparse
 import json
 import platform
 import statistics
-import subprocess
-import sys
-import time
 from importlib.metadata import version
 
 import torch
@@ -23,15 +21,17 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import DeformableDetrConfig, DeformableDetrForObjectDetection, ResNetConfig
+from turns import Server, seconds, serve, take_turns
 
 from dino_detr import DinoDetrConfig, DinoDetrForObjectDetection
 from dino_detr.benchmark import BACKBONES, MAX_GRAD_NORM
 from dino_detr.training import build_optimizer
-from dino_detr.training.memory import peak_memory_mib
+from dino_detr.training.memory import keep_freed_memory, peak_memory_mib
 
 BOXES = 7
 THEIRS = "transformers' Deformable DETR"
-WAYS = (THEIRS, "ours, grid_sample", "ours")
+MEMORY_KEPT = "ours, freed memory kept"
+WAYS = (THEIRS, "ours, grid_sample", "ours", MEMORY_KEPT)
 
 
 def build_model(way: str, backbone: str) -> torch.nn.Module:
@@ -94,14 +94,6 @@ def make_batch(batch_size: int, image_size: list[int], device: torch.device) -> 
     }
 
 
-def seconds(work) -> float:
-    started = time.perf_counter()
-    work()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter() - started
-
-
 def gflop(work) -> float:
     """Of matrix products and convolutions, those that are done twice counted twice."""
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
@@ -117,37 +109,26 @@ def matrix_rate(precision: str, device: torch.device) -> float:
     return max(2 * 4.096**3 / min(seconds(way) for _ in range(5)) for way in ways)
 
 
-def serve(way: str, precision: str, options: argparse.Namespace) -> None:
-    """Do what is read, a word a line, and say how long it took; at the end the peak memory and the GFLOP of each."""
+def serve_candidate(way: str, precision: str, options: argparse.Namespace) -> None:
     torch.set_num_threads(options.threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if way == MEMORY_KEPT:
+        keep_freed_memory()
     candidate = Candidate(way, precision, options.backbone, make_batch(options.batch_size, options.image_size, device))
-    for line in sys.stdin:
-        word = line.strip()
-        if word == "end":
-            peak, counted = round(peak_memory_mib()), {"train": gflop(candidate.train)}
-            candidate.model.requires_grad_(False)  # or the counter would look for gradients
-            print(json.dumps({"peak_mib": peak, "gflop": counted | {"infer": gflop(candidate.infer)}}), flush=True)
-        elif word == "rate":
-            print(matrix_rate(precision, device), flush=True)
-        else:
-            print(seconds(getattr(candidate, word)), flush=True)
 
+    def end() -> dict:
+        peak, counted = round(peak_memory_mib()), {"train": gflop(candidate.train)}
+        candidate.model.requires_grad_(False)  # or the counter would look for gradients
+        return {"peak_mib": peak, "gflop": counted | {"infer": gflop(candidate.infer)}}
 
-class Server:
-    """A process that serves a candidate."""
-
-    def __init__(self, way: str, precision: str):
-        self.process = subprocess.Popen(
-            [sys.executable, *sys.argv, "--serve", way, precision],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-
-    def ask(self, word: str):
-        print(word, file=self.process.stdin, flush=True)
-        return json.loads(self.process.stdout.readline())
+    serve(
+        {
+            "train": lambda: seconds(candidate.train),
+            "infer": lambda: seconds(candidate.infer),
+            "rate": lambda: matrix_rate(precision, device),
+            "end": end,
+        }
+    )
 
 
 def main() -> None:
@@ -161,22 +142,17 @@ def main() -> None:
     parser.add_argument("--serve", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve:
-        serve(*options.serve, options)
+        serve_candidate(*options.serve, options)
         return
 
     machine = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {options.threads} threads"
     packages = {name: version(name) for name in ("torch", "transformers")}
     for precision in options.precisions:
         servers = {way: Server(way, precision) for way in WAYS}
-        times = {(way, work): [] for way in WAYS for work in ("train", "infer")}
-        for _ in range(options.rounds + 1):
-            for (way, work), measured in times.items():
-                measured.append(servers[way].ask(work))
+        times = take_turns(servers, ["train", "infer"], options.rounds)
         rate = statistics.median(servers[THEIRS].ask("rate") for _ in range(3))
         ends = {way: server.ask("end") for way, server in servers.items()}
-        for server in servers.values():
-            server.process.communicate()
-        for (way, work), (_, *measured) in times.items():
+        for (way, work), measured in times.items():
             median = statistics.median(measured)
             flops, peak = ends[way]["gflop"][work], ends[way]["peak_mib"]
             line = {
@@ -185,7 +161,7 @@ def main() -> None:
                 "model": way,
                 "seconds": round(median, 4),
                 "spread": [round(min(measured), 4), round(max(measured), 4)],
-                "times_faster_than_theirs": round(statistics.median(times[THEIRS, work][1:]) / median, 2),
+                "times_faster_than_theirs": round(statistics.median(times[THEIRS, work]) / median, 2),
                 "peak_mib": peak,
                 "of_their_memory": round(peak / ends[THEIRS]["peak_mib"], 2),
                 "gflop": round(flops),

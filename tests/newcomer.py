@@ -70,7 +70,8 @@ def _write_runs(home: Path) -> None:
     options = ["--dataset", "digits", "--max_steps", "2", "--output_dir", str(quickstart)]
     train(prepare(parse_options([str(home / "RECIPE.yaml"), *options])))
     _link(home, "runs/quickstart", "you/detector")
-    _link(home, "runs/quickstart", "quickstart")
+    for card in ("quickstart", "bccd"):
+        _link(home, "runs/quickstart", card)
 
     steps = np.linspace(5000, 90000, 18)
     values = [0.55 - 8 * step**-0.4 + 0.002 * math.sin(step) for step in steps]
