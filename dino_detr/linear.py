@@ -82,10 +82,10 @@ class _OneDnnLinear(torch.autograd.Function):
     def backward(ctx, gradient: Tensor):
         x, weight = ctx.saved_tensors
         needed = ctx.needs_input_grad
-        rows = gradient.flatten(0, -2)
+        rows = gradient.reshape(-1, gradient.shape[-1])
         return (
             _product(gradient, weight.t()) if needed[0] else None,
-            rows.t() @ x.flatten(0, -2) if needed[1] else None,
+            rows.t() @ x.reshape(-1, x.shape[-1]) if needed[1] else None,
             rows.sum(0) if needed[2] else None,
         )
 
@@ -111,7 +111,7 @@ class _RecomputedFeedForward(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, gradient: Tensor):
         x, weight1, bias1, weight2 = ctx.saved_tensors
-        x_gradient = torch.empty_like(x)
+        x_gradient = x.new_empty(x.shape)
         totals = None
         for rows, row_gradient, into in zip(*(_parts(t, weight1) for t in (x, gradient, x_gradient))):
             rows = rows.to(ctx.dtype)
