@@ -114,7 +114,10 @@ class _Handler(BaseHTTPRequestHandler):
             (r"POST /([^/]+/[^/]+)\.git/info/lfs/objects/batch", self.batch),
             (r"PUT /objects/([0-9a-f]{64})", self.put),
             (r"GET /api/models/([^/]+/[^/]+)/xet-write-token/main", self.xet_token),
-            (r"POST /v1/xorbs/default/([0-9a-f]{64})", self.xorb),
+            (r"POST /v1/xorb-grants/default/([0-9a-f]{64})", self.grant),
+            (r"PUT /xorbs/([0-9a-f]{64})", self.xorb),
+            (r"POST /v1/xorb-commits/default/([0-9a-f]{64})/grant/.*", self.xorb_commit),
+            (r"POST /v1/xorbs/default/([0-9a-f]{64})", lambda name: self.may_write_xet() and self.xorb(name)),
             (r"POST /v2/shards", self.shard),
             (r"POST /api/models/([^/]+/[^/]+)/commit/main", self.commit),
             (r"POST /api/models/([^/]+/[^/]+)/tag/([^/]+)", self.tag),
@@ -230,11 +233,18 @@ class _Handler(BaseHTTPRequestHandler):
             self.refuse(401, "Invalid token of Xet")
         return allowed
 
-    def xorb(self, name):
+    def grant(self, name):
         if self.may_write_xet():
-            new = name not in self.hub.xorbs
-            self.hub.xorbs[name] = chunks_of(self.body)
-            self.say({"was_inserted": new})
+            address = f"{self.hub.endpoint}/xorbs/{name}"
+            self.say({"id": "1", "method": "PUT", "url": address, "headers": {}}, 201)
+
+    def xorb(self, name):
+        self.hub.xorbs[name] = chunks_of(self.body)
+        self.say({"was_inserted": True})
+
+    def xorb_commit(self, name):
+        if self.may_write_xet():
+            self.say({"was_inserted": True}, 200 if name in self.hub.xorbs else 404)
 
     def shard(self):
         if self.may_write_xet():
