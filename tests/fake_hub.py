@@ -5,11 +5,15 @@ import hashlib
 import json
 import re
 import threading
+import time
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote, urlsplit
 
+from fake_xet import chunks_of, files_of
+
 TOKEN = "hf_test"
+XET_TOKEN = "xet_test"  # what the Hub gives for it, to write to Xet
 NAMESPACE = "someone"  # where the token may write
 
 
@@ -47,6 +51,7 @@ class FakeHub:
     def __init__(self):
         self.repositories: dict[str, Repository] = {}
         self.objects: dict[str, bytes] = {}  # large files by sha256
+        self.xorbs: dict[str, list[bytes]] = {}  # what they came in, if by Xet
         self.requests: list[tuple[str, str]] = []
         self.breaks_off = lambda path: False
         self.down = False
@@ -94,7 +99,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             return
         length = int(self.headers.get("Content-Length") or 0)
-        if self.command == "PUT" and self.hub.breaks_off(path):
+        if self.hub.breaks_off(path):
             self.rfile.read(length // 2)
             self.close_connection = True
             return
@@ -108,6 +113,12 @@ class _Handler(BaseHTTPRequestHandler):
             (r"POST /api/models/([^/]+/[^/]+)/preupload/([^/]+)", self.preupload),
             (r"POST /([^/]+/[^/]+)\.git/info/lfs/objects/batch", self.batch),
             (r"PUT /objects/([0-9a-f]{64})", self.put),
+            (r"GET /api/models/([^/]+/[^/]+)/xet-write-token/main", self.xet_token),
+            (r"POST /v1/xorb-grants/default/([0-9a-f]{64})", self.grant),
+            (r"PUT /xorbs/([0-9a-f]{64})", self.xorb),
+            (r"POST /v1/xorb-commits/default/([0-9a-f]{64})/grant/.*", self.xorb_commit),
+            (r"POST /v1/xorbs/default/([0-9a-f]{64})", lambda name: self.may_write_xet() and self.xorb(name)),
+            (r"POST /v2/shards", self.shard),
             (r"POST /api/models/([^/]+/[^/]+)/commit/main", self.commit),
             (r"POST /api/models/([^/]+/[^/]+)/tag/([^/]+)", self.tag),
             (r"(?:HEAD|GET) /([^/]+/[^/]+)/resolve/([^/]+)/(.+)", self.resolve),
@@ -211,6 +222,34 @@ class _Handler(BaseHTTPRequestHandler):
         assert sha256(self.body) == oid
         self.hub.objects[oid] = self.body
         self.say({})
+
+    def xet_token(self, name):
+        if self.may_write(name):
+            self.say({"casUrl": self.hub.endpoint, "accessToken": XET_TOKEN, "exp": int(time.time()) + 3600})
+
+    def may_write_xet(self) -> bool:
+        allowed = self.headers.get("Authorization") == f"Bearer {XET_TOKEN}"
+        if not allowed:
+            self.refuse(401, "Invalid token of Xet")
+        return allowed
+
+    def grant(self, name):
+        if self.may_write_xet():
+            address = f"{self.hub.endpoint}/xorbs/{name}"
+            self.say({"id": "1", "method": "PUT", "url": address, "headers": {}}, 201)
+
+    def xorb(self, name):
+        self.hub.xorbs[name] = chunks_of(self.body)
+        self.say({"was_inserted": True})
+
+    def xorb_commit(self, name):
+        if self.may_write_xet():
+            self.say({"was_inserted": True}, 200 if name in self.hub.xorbs else 404)
+
+    def shard(self):
+        if self.may_write_xet():
+            self.hub.objects |= {sha256(content): content for content in files_of(self.body, self.hub.xorbs)}
+            self.say({"type": "result"})
 
     def commit(self, name):
         if not self.may_write(name) or not (repository := self.find(name)):

@@ -56,8 +56,8 @@ def push_run(
     """
     files = _files(Path(folder))
     api = HfApi(token=token)
+    repo_id = open_repository(api, repo_id, private)
     with _said_plainly(repo_id):
-        repo_id = open_repository(api, repo_id, private)
         there = set(api.list_repo_files(repo_id))
         edited_there = CARD in there and _is_edited_there(api, repo_id)
     card = Path(folder) / CARD
@@ -161,8 +161,9 @@ def _said_plainly(repo_id: str) -> Iterator[None]:
             raise ValueError(said) from fault
         raise ConnectionError(f"{said}; pushing again goes on from there") from fault
     except Exception as fault:
-        # (a download that fails says that the file is not here)
-        if isinstance(fault, (ValueError, OSError)) and not isinstance(fault, LocalEntryNotFoundError):
+        # a download that fails says that the file is not here; hf_xet, which uploads large files, says these two
+        of_the_network = (LocalEntryNotFoundError, ConnectionError, TimeoutError)
+        if isinstance(fault, (ValueError, OSError)) and not isinstance(fault, of_the_network):
             raise
         cause = fault.__cause__ or fault
         raise ConnectionError(
