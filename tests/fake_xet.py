@@ -29,7 +29,7 @@ def files_of(shard: bytes, xorbs: dict[str, list[bytes]]) -> list[bytes]:
     while (header := shard[at : at + ENTRY])[:32] != END:
         flags, segments = struct.unpack_from("<II", header, 32)
         content = b""
-        for number in range(segments):
+        for _ in range(segments):
             at += ENTRY
             size, first, last = struct.unpack_from("<III", shard, at + 36)
             segment = b"".join(xorbs[name_of(shard[at : at + 32])][first:last])

@@ -162,7 +162,7 @@ def test_a_signal_ends_training_during_an_upload(hub, recipe, environment, tmp_p
     def hangs(path):
         if "/xorbs/" in path:
             begun.set()
-            over.wait(60)
+            over.wait(150)
         return False
 
     hub.breaks_off = hangs
@@ -171,7 +171,7 @@ def test_a_signal_ends_training_during_an_upload(hub, recipe, environment, tmp_p
             assert begun.wait(60), run.communicate()
             os.killpg(run.pid, number)  # data workers too, as terminals and schedulers do
             try:
-                said, _ = run.communicate(timeout=30)
+                said, _ = run.communicate(timeout=120)
             finally:
                 run.kill()
     finally:
