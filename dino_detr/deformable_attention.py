@@ -114,7 +114,7 @@ class MultiScaleDeformableAttention(nn.Module):
         batch_size, num_queries, _ = hidden_states.shape
         value = self.value_proj(memory)
         if padding_mask is not None:
-            value = value.masked_fill(padding_mask[..., None], 0.0)
+            value = value.masked_fill_(padding_mask[..., None], 0.0)  # its own, and large
         value = value.unflatten(2, (self.num_heads, -1))
 
         per_head = (batch_size, num_queries, self.num_heads, self.num_levels)

@@ -78,8 +78,9 @@ class _Samples:
     """
     Values as the rows of a table, and the samples taken of them: a bag of `per_bag` for each image, query and head.
 
-    In the table every map has rows of zeros above and below, and each of its rows ends in zeros, which are also those
-    before the next row.
+    In the table, of each image and head, every map has rows of zeros above and below, and each of its rows ends in
+    zeros, which are also those before the next row. One head after the other: they have as many samples, and so threads
+    that share out the table's rows as much to do. Half of all samples are in the last rows of a head, the coarse maps.
     """
 
     def __init__(self, value: Tensor, locations: Tensor, weights: Tensor, spatial_shapes: list[tuple[int, int]]):
@@ -90,15 +91,15 @@ class _Samples:
         self.weights = weights.reshape(self.locations.shape[:2])
         self.num_bags, self.per_bag = self.weights.shape
 
-        self.starts, self.num_cells = [], _BORDER  # of an image
+        self.starts, self.num_cells = [], _BORDER  # of an image and head
         for height, width in spatial_shapes:
             self.starts.append(self.num_cells)
             self.num_cells += (height + 2 * _BORDER) * (width + _BORDER)
         self.num_cells += max(width for _, width in spatial_shapes) + 2 * _BORDER  # for the corners of the last
-        table = locations.new_zeros(batch_size, self.num_cells, *value.shape[2:])
-        for level, part in enumerate(value.split([h * w for h, w in spatial_shapes], dim=1)):
+        table = locations.new_zeros(batch_size, num_heads, self.num_cells, value.shape[3])
+        for level, part in enumerate(value.transpose(1, 2).split([h * w for h, w in spatial_shapes], dim=2)):
             window = self._window(table, level)
-            window.copy_(part.view_as(window))
+            window.copy_(part.unflatten(2, spatial_shapes[level]))
         self.table = table.flatten(0, 2)
 
         def per_sample(values: list[int], dtype: torch.dtype) -> Tensor:
@@ -106,13 +107,13 @@ class _Samples:
 
         self.heights = per_sample([height for height, _ in spatial_shapes], locations.dtype)
         self.widths = per_sample([width for _, width in spatial_shapes], locations.dtype)
-        # in rows of the table: from a cell to the one below and to the other corners; of each map, of each bag's image
-        self._pitches = per_sample([(width + _BORDER) * num_heads for _, width in spatial_shapes], torch.int32)
+        # in rows of the table: from a cell to the one below and to the other corners; of each map, of each bag's head
+        self._pitches = per_sample([width + _BORDER for _, width in spatial_shapes], torch.int32)
         none = torch.zeros_like(self._pitches)
-        self.corners = torch.stack([none, none + num_heads, self._pitches, self._pitches + num_heads])  # [4, per_bag]
-        self._maps = per_sample([(start - _BORDER) * num_heads for start in self.starts], torch.int32)
-        bags = torch.arange(self.num_bags, dtype=torch.int32)[:, None]
-        self._images = bags // (self.num_bags // batch_size) * (self.num_cells * num_heads) + bags % num_heads
+        self.corners = torch.stack([none, none + 1, self._pitches, self._pitches + 1])  # [4, per_bag]
+        self._maps = per_sample([start - _BORDER for start in self.starts], torch.int32)
+        heads = torch.arange(batch_size * num_heads, dtype=torch.int32).view(batch_size, 1, num_heads) * self.num_cells
+        self._heads = heads.expand(-1, locations.shape[1], -1).reshape(-1, 1)  # [bags, 1]
 
     def blocks(self) -> Iterator[slice]:
         step = max(1, _BLOCK // self.per_bag)
@@ -122,8 +123,7 @@ class _Samples:
         """`[bags, per_bag]` each: the table's row of the upper left cell, how far right and down of it, the weight."""
         x, right = _clamp(self.locations[bags, :, 0], self.widths)
         y, lower = _clamp(self.locations[bags, :, 1], self.heights)
-        cells = torch.addcmul(self._images[bags] + self._maps, y, self._pitches)
-        cells = cells.add_(x, alpha=self.shape[2])
+        cells = torch.addcmul(self._heads[bags] + self._maps, y, self._pitches).add_(x)
         # of NaN any cell will do, for the share is NaN as well
         return cells.clamp_(0, len(self.table) - 1 - int(self.corners.max())), right, lower, self.weights[bags]
 
@@ -147,24 +147,24 @@ class _Samples:
             gradient: of the output, `[bags, head_dim]`.
         """
         cells, order = cells.flatten().sort()
-        # four rows, for threads share out rows
-        bag_of, shares = order // self.per_bag, shares.flatten(1).gather(1, order.expand(4, -1))
+        shares = shares.flatten(1).gather(1, order.expand(4, -1))  # four rows, for threads share out rows
+        bag_of = order.floor_divide_(self.per_bag)
         starts = torch.searchsorted(cells, torch.arange(len(self.table), dtype=torch.int32))
         total = gradient.new_zeros(self.shape)
         for corner in range(4):
             sums = F.embedding_bag(bag_of, gradient, starts, mode="sum", per_sample_weights=shares[corner])
-            sums = sums.view(self.shape[0], self.num_cells, *self.shape[2:])
+            sums = sums.view(self.shape[0], self.shape[2], self.num_cells, self.shape[3])
             for level, part in enumerate(total.split([h * w for h, w in self.spatial_shapes], dim=1)):
                 window = self._window(sums, level, corner % 2, corner // 2)
-                part.add_(window.flatten(1, 2))
+                part.unflatten(1, self.spatial_shapes[level]).add_(window.permute(0, 2, 3, 1, 4))
         return total
 
     def _window(self, table: Tensor, level: int, left: int = 0, up: int = 0) -> Tensor:
-        """The cells of a map, or those so far left and up of them: `[B, cells, heads, D]` -> `[B, h, w, heads, D]`."""
+        """The cells of a map, or those so far left and up of them: `[B, heads, cells, D]` -> `[B, heads, h, w, D]`."""
         height, width = self.spatial_shapes[level]
         pitch = width + _BORDER
         start = self.starts[level] + (_BORDER - up) * pitch - left
-        return table[:, start : start + height * pitch].unflatten(1, (height, pitch))[:, :, :width]
+        return table[:, :, start : start + height * pitch].unflatten(2, (height, pitch))[:, :, :, :width]
 
 
 def _clamp(location: Tensor, extent: Tensor) -> tuple[Tensor, Tensor]:

@@ -397,16 +397,19 @@ class DinoDetrForObjectDetection(DinoDetrPreTrainedModel):
             denoising_queries = denoising_queries.to(pixel_values.device)
         outputs = self.model(pixel_values, pixel_mask, denoising_queries)
         if targets is None:
-            logits, boxes = self._predict(outputs, -1)
             num_queries = outputs.last_hidden_state.shape[1]
+            references = outputs.reference_boxes_per_layer[-1, :, -num_queries:]
+            logits, boxes = self._predict(self.config.decoder_layers - 1, outputs.last_hidden_state, references)
             return DinoDetrObjectDetectionOutput(
-                logits=logits[:, -num_queries:],
-                pred_boxes=boxes[:, -num_queries:],
+                logits=logits,
+                pred_boxes=boxes,
                 last_hidden_state=outputs.last_hidden_state,
                 encoder_last_hidden_state=outputs.encoder_last_hidden_state,
             )
 
-        predictions = [self._predict(outputs, layer) for layer in range(self.config.decoder_layers)]
+        # run through, not indexed: the gradients of all layers are put together once
+        layers = zip(outputs.hidden_states_per_layer, outputs.reference_boxes_per_layer)
+        predictions = [self._predict(index, *layer) for index, layer in enumerate(layers)]
         logits, boxes = (torch.stack(layers) for layers in zip(*predictions))  # [L, B, N, K], [L, B, N, 4]
         slots = denoising_queries.labels.shape[1] if denoising_queries is not None else 0
         all_logits = torch.cat([logits[:, :, slots:], outputs.encoder_logits[None]])
@@ -445,13 +448,11 @@ class DinoDetrForObjectDetection(DinoDetrPreTrainedModel):
             denoising_boxes=boxes[:, :, :slots] if slots else None,
         )
 
-    def _predict(self, outputs: DinoDetrModelOutput, layer: int) -> tuple[Tensor, Tensor]:
-        """Logits `[B, N, K]` and cxcywh boxes `[B, N, 4]` of a decoder layer, float32."""
-        layer %= self.config.decoder_layers  # the heads have one more: the encoder's
-        hidden_states = outputs.hidden_states_per_layer[layer]
+    def _predict(self, layer: int, hidden_states: Tensor, reference_boxes: Tensor) -> tuple[Tensor, Tensor]:
+        """A decoder layer's logits `[B, N, K]` and cxcywh boxes `[B, N, 4]`, float32, of its outputs in the decoder."""
         logits = self.model.class_embed[layer](hidden_states).float()
         deltas = self.model.bbox_embed[layer](hidden_states).float()
-        return logits, (deltas + inverse_sigmoid(outputs.reference_boxes_per_layer[layer])).sigmoid()
+        return logits, (deltas + inverse_sigmoid(reference_boxes)).sigmoid()
 
 
 # `pipeline("object-detection")` asks this table, also in a process that got this file from the Hub
