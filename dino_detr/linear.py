@@ -125,12 +125,14 @@ class _RecomputedFeedForward(torch.autograd.Function):
     def backward(ctx, gradient: Tensor):
         x, weight1, bias1, weight2 = ctx.saved_tensors
         x_gradient = x.new_empty(x.shape)
+        towards_x, towards_hidden = weight1.t().contiguous(), weight2.t().contiguous()  # once, or each product would
         totals = None
         for rows, row_gradient, into in zip(*(_parts(t, weight1) for t in (x, gradient, x_gradient))):
             rows = rows.to(ctx.dtype)
             hidden = F.relu_(_product(rows, weight1, bias1))
-            hidden_gradient = torch.ops.aten.threshold_backward(_product(row_gradient, weight2.t()), hidden, 0)
-            into.copy_(_product(hidden_gradient, weight1.t()))
+            hidden_gradient = _product(row_gradient, towards_hidden)
+            torch.ops.aten.threshold_backward.grad_input(hidden_gradient, hidden, 0, grad_input=hidden_gradient)
+            into.copy_(_product(hidden_gradient, towards_x))
             part = (
                 _weight_gradient(rows, hidden_gradient),
                 hidden_gradient.sum(0),
