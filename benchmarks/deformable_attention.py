@@ -15,7 +15,7 @@ from importlib.metadata import version
 
 import torch
 from transformers.models.deformable_detr.modeling_deformable_detr import MultiScaleDeformableAttention
-from turns import Server, seconds, serve, take_turns
+from turns import seconds, serve, take_turns
 
 from dino_detr.deformable_attention import deformable_sampling
 
@@ -65,7 +65,8 @@ class Case:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--image_size", type=int, nargs=2, default=[640, 640], metavar=("H", "W"))
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--processes", type=int, default=5)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--serve", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -78,9 +79,10 @@ def main() -> None:
     gpu = torch.cuda.is_available()
     for queries in ("encoder", "1096"):
         for precision in ("fp32", "bf16"):
-            ways = (THEIRS, "plain", "triton" if gpu else "gather")
-            servers = {way: Server(way, queries, precision) for way in ways}
-            times = take_turns(servers, ["forward", "both"], options.rounds)
+            ways = {way: (way, queries, precision) for way in (THEIRS, "plain", "triton" if gpu else "gather")}
+            times, servers = take_turns(ways, ["forward", "both"], options.rounds, options.processes)
+            for server in servers.values():
+                server.close()
             for (way, work), measured in times.items():
                 median = statistics.median(measured)
                 line = {
@@ -93,8 +95,6 @@ def main() -> None:
                     "times_faster_than_theirs": round(statistics.median(times[THEIRS, work]) / median, 2),
                 }
                 print(json.dumps(line), flush=True)
-            for server in servers.values():
-                server.process.stdin.close()
     machine = torch.cuda.get_device_name() if gpu else f"CPU, {options.threads} threads"
     packages = {name: version(name) for name in ("torch", "transformers")}
     print(json.dumps({"machine": machine, "python": platform.python_version(), **packages}))

@@ -6,8 +6,9 @@ kept, as `dino-detr train` does on a CPU. Weights are random, each image has 7 b
 backward, clipping and optimiser; data loading is not in it.
 
 Each model is in a process of its own with the same threads, and they take turns, so that what else the machine does
-meets all of them. One line of JSON for each case: the median of the rounds after the first and their spread, the peak
-memory of its process (libraries included), and which share of the machine's rate of matrix products it reached.
+meets all of them; then once more in new processes. One line of JSON for each case: the median of the rounds after each
+process's first and their spread, the peak memory of the last process (libraries included), and which share of the
+machine's rate of matrix products it reached.
 """
 
 import argparse
@@ -21,7 +22,7 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import DeformableDetrConfig, DeformableDetrForObjectDetection, ResNetConfig
-from turns import Server, seconds, serve, take_turns
+from turns import seconds, serve, take_turns
 
 from dino_detr import DinoDetrConfig, DinoDetrForObjectDetection
 from dino_detr.benchmark import BACKBONES, MAX_GRAD_NORM
@@ -137,7 +138,8 @@ def main() -> None:
     parser.add_argument("--backbone", default="vit-s", choices=list(BACKBONES))
     parser.add_argument("--batch_size", type=int, default=1)
     parser.add_argument("--image_size", type=int, nargs=2, default=[640, 640], metavar=("H", "W"))
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--processes", type=int, default=3)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--serve", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -148,10 +150,12 @@ def main() -> None:
     machine = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {options.threads} threads"
     packages = {name: version(name) for name in ("torch", "transformers")}
     for precision in options.precisions:
-        servers = {way: Server(way, precision) for way in WAYS}
-        times = take_turns(servers, ["train", "infer"], options.rounds)
+        ways = {way: (way, precision) for way in WAYS}
+        times, servers = take_turns(ways, ["train", "infer"], options.rounds, options.processes)
         rate = statistics.median(servers[THEIRS].ask("rate") for _ in range(3))
         ends = {way: server.ask("end") for way, server in servers.items()}
+        for server in servers.values():
+            server.close()
         for (way, work), measured in times.items():
             median = statistics.median(measured)
             flops, peak = ends[way]["gflop"][work], ends[way]["peak_mib"]

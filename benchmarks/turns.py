@@ -23,6 +23,10 @@ class Server:
             sys.exit(f"{' '.join(self.process.args)} ended at {word!r}")
         return json.loads(answer)
 
+    def close(self) -> None:
+        self.process.stdin.close()
+        self.process.wait()
+
 
 def serve(answers: dict[str, Callable]) -> None:
     """Answer each word that is read with what its function returns."""
@@ -30,13 +34,28 @@ def serve(answers: dict[str, Callable]) -> None:
         print(json.dumps(answers[line.strip()]()), flush=True)
 
 
-def take_turns(servers: dict[str, Server], works: list[str], rounds: int) -> dict[tuple[str, str], list[float]]:
-    """Seconds of each round by (server, work), one round before them left out."""
-    times = {(name, work): [] for name in servers for work in works}
-    for _ in range(rounds + 1):
-        for (name, work), measured in times.items():
-            measured.append(servers[name].ask(work))
-    return {case: measured[1:] for case, measured in times.items()}
+def take_turns(
+    ways: dict[str, tuple[str, ...]], works: list[str], rounds: int, processes: int
+) -> tuple[dict[tuple[str, str], list[float]], dict[str, Server]]:
+    """
+    Each way, given as its server's arguments, does each of the works in `rounds` rounds, in `processes` processes one
+    after the other: where in memory a process came to lie can make it a third slower than the next one.
+
+    Returns:
+        (seconds by (way, work), without the first round of each process; the last servers, still serving).
+    """
+    times = {(way, work): [] for way in ways for work in works}
+    servers = {}
+    for _ in range(processes):
+        for server in servers.values():
+            server.close()
+        servers = {way: Server(*what) for way, what in ways.items()}
+        for number in range(rounds + 1):
+            for (way, work), measured in times.items():
+                taken = servers[way].ask(work)
+                if number:
+                    measured.append(taken)
+    return times, servers
 
 
 def seconds(work: Callable) -> float:
