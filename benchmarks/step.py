@@ -1,9 +1,8 @@
 """A training step and an inference, ours beside transformers' Deformable DETR: python benchmarks/step.py
 
 Both see the same images, with as many tokens, 900 queries and 80 classes; theirs with a ResNet-50 that is trained and
-feed-forward layers half as wide, ours with a frozen ViT and 196 denoising queries besides; once more with freed memory
-kept, as `dino-detr train` does on a CPU. Weights are random, each image has 7 boxes. A step is forward, every loss,
-backward, clipping and optimiser; data loading is not in it.
+feed-forward layers half as wide, ours with a frozen ViT and 196 denoising queries besides. Weights are random, each
+image has 7 boxes. A step is forward, every loss, backward, clipping and optimiser; data loading is not in it.
 
 Each model is in a process of its own with the same threads, and they take turns, so that what else the machine does
 meets all of them; then once more in new processes. One line of JSON for each case: the median of the rounds after each
@@ -27,12 +26,11 @@ from turns import seconds, serve, take_turns
 from dino_detr import DinoDetrConfig, DinoDetrForObjectDetection
 from dino_detr.benchmark import BACKBONES, MAX_GRAD_NORM
 from dino_detr.training import build_optimizer
-from dino_detr.training.memory import keep_freed_memory, peak_memory_mib
+from dino_detr.training.memory import peak_memory_mib
 
 BOXES = 7
 THEIRS = "transformers' Deformable DETR"
-MEMORY_KEPT = "ours, freed memory kept"
-WAYS = (THEIRS, "ours, grid_sample", "ours", MEMORY_KEPT)
+WAYS = (THEIRS, "ours, grid_sample", "ours")
 
 
 def build_model(way: str, backbone: str) -> torch.nn.Module:
@@ -113,8 +111,6 @@ def matrix_rate(precision: str, device: torch.device) -> float:
 def serve_candidate(way: str, precision: str, options: argparse.Namespace) -> None:
     torch.set_num_threads(options.threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if way == MEMORY_KEPT:
-        keep_freed_memory()
     candidate = Candidate(way, precision, options.backbone, make_batch(options.batch_size, options.image_size, device))
 
     def end() -> dict:

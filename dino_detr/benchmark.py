@@ -27,7 +27,7 @@ from .configuration_dino_detr import DinoDetrConfig
 from .modeling_dino_detr import DinoDetrForObjectDetection
 from .training import build_optimizer
 from .training.compilation import compile_layers
-from .training.memory import keep_freed_memory, peak_memory_mib
+from .training.memory import peak_memory_mib
 from .training.step import Step
 
 # DINOv2's own shapes
@@ -157,8 +157,6 @@ def measure(row: Row) -> dict:
     model, optimizer = accelerator.prepare(model, build_optimizer(model))
     if row.compile:
         compile_layers(model)
-    if accelerator.device.type == "cpu":
-        keep_freed_memory()  # as in training
     batch = _make_batch(row, accelerator.device, model.config.num_labels)
     seconds = []
     for step in range(row.warmup + row.steps):

@@ -15,7 +15,6 @@ from ..data.samples import TrainingSamples, count_objects, drop_images_without_b
 from ..evaluation.report import write_report
 from ..hub.cards import write_card
 from ..image_processing_dino_detr import DinoDetrImageProcessor
-from .memory import keep_freed_memory
 from .options import DinoDetrTrainingArguments
 from .output_dir import check_space, claim_output_dir
 from .preemption import Preempted
@@ -128,8 +127,6 @@ def train(trainer: DetectionTrainer) -> dict[str, float]:
     """
     if trainer.uploads is not None:
         trainer.uploads.start()
-    if trainer.args.device.type == "cpu":
-        keep_freed_memory()
     with trainer.preemption.listening():
         checkpoint = trainer.args.resume_from_checkpoint
         if checkpoint is None or not trainer.restore_if_finished(checkpoint):
