@@ -167,8 +167,12 @@ def test_a_signal_ends_training_during_an_upload(hub, recipe, environment, tmp_p
 
     hub.breaks_off = hangs
     try:
-        with training(recipe, folder, f"someone/{number.name}", environment, "--max_steps", "1000") as run:
-            assert begun.wait(60), run.communicate()
+        # of a seed of its own, or the Hub would have the same weights already
+        options = ["--max_steps", "1000", "--seed", str(int(number))]
+        with training(recipe, folder, f"someone/{number.name}", environment, *options) as run:
+            if not begun.wait(60):
+                run.kill()
+                pytest.fail(run.communicate()[0])
             os.killpg(run.pid, number)  # data workers too, as terminals and schedulers do
             try:
                 said, _ = run.communicate(timeout=120)
