@@ -1,5 +1,6 @@
 """Runs that are killed, and checkpoints that are damaged."""
 
+import multiprocessing
 import os
 import random
 import shutil
@@ -14,7 +15,10 @@ from launching import ENVIRONMENT, ROOT, lines, run
 from safetensors.torch import load_file
 from transformers.trainer_pt_utils import safe_globals
 
+from dino_detr.training import parse_options
 from dino_detr.training.ema import WeightAverage
+from dino_detr.training.preemption import Preempted
+from dino_detr.training.run import prepare
 
 SCHEDULE = ["--max_steps", "12", "--eval_steps", "3", "--save_steps", "3", "--augmentation", "reference"]
 SCHEDULE += ["--ema_decay", "0.9", "--dataloader_num_workers", "1"]
@@ -131,6 +135,23 @@ def test_preempted_runs_save_and_go_on(recipe, unbroken, tmp_path, number, momen
     assert not (folder / "model.safetensors").exists()
     run(*command)
     assert_same_run(folder, unbroken)
+
+
+def test_data_workers_of_an_evaluation_may_die_when_it_is_broken_off(recipe, tmp_path):
+    """torch tells of a worker's death wherever the run is then: in the checkpoint that the signal asks for."""
+    options = [recipe, "--dataloader_num_workers", "1", "--per_device_eval_batch_size", "1", "--output_dir", tmp_path]
+    trainer = prepare(parse_options([str(option) for option in options]))
+
+    def signal_all(*_):
+        trainer.preemption.asked = True
+        (worker,) = multiprocessing.active_children()
+        subprocess.Popen(["sh", "-c", f"sleep 1; kill {worker.pid}"], stderr=subprocess.DEVNULL)
+
+    trainer.model.register_forward_pre_hook(signal_all)
+    with pytest.raises(Preempted) as broken_off:  # kept, as where the checkpoint is saved
+        trainer.evaluate()
+    time.sleep(2)
+    assert broken_off and not multiprocessing.active_children()
 
 
 def test_a_run_cut_off_after_its_last_step_is_finished(recipe, unbroken, tmp_path):

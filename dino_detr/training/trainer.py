@@ -4,6 +4,7 @@ import errno
 import os
 import shutil
 import time
+from contextlib import closing
 from pathlib import Path
 
 import torch
@@ -413,7 +414,8 @@ class DetectionTrainer(Trainer):
         )
         detections = []
         try:
-            with whole_parameters(self.model), self.accelerator.autocast():
+            # closing ends its data workers: torch raises at a death wherever the run is then, in a checkpoint too
+            with closing(found), whole_parameters(self.model), self.accelerator.autocast():
                 while not self.preemption.asked and (detection := next(found, None)) is not None:
                     detections.append(detection)
         except RuntimeError:  # the signal reaches data workers too
