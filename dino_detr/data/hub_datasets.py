@@ -7,7 +7,6 @@ if there are, `area`, `iscrowd` or `is_crowd`, `id` or `bbox_id`.
 
 import io
 import json
-import re
 from contextlib import suppress
 from pathlib import Path
 
@@ -22,7 +21,6 @@ from datasets import (
     IterableDataset,
     LargeList,
     List,
-    ReadInstruction,
     Value,
     concatenate_datasets,
     load_dataset,
@@ -49,26 +47,17 @@ def is_saved_dataset(folder: Path) -> bool:
 def load_hub_dataset(source: str, split: str) -> Dataset:
     """Read one split of `user/name`, `user/name:config`, or a folder for which `is_saved_dataset` holds.
 
-    Args:
-        split: its name, or a part of it in the notation of `datasets`, such as `train[:90%]`.
-
     Raises:
         FileNotFoundError: there is no such split.
         OSError: there is no such data set on the Hub, or the Hub cannot be reached.
         ValueError: the columns are not as they must be (see `detection_rows`).
     """
     splits = _load_splits(source)
-    name, part = re.fullmatch(r"([^\[]*)(\[.*\])?", split).groups()
-    name = choose_split(name, splits, source)
+    name = choose_split(split, splits, source)
     try:
-        rows = detection_rows(splits[name], [other for key, other in splits.items() if key != name])
+        return detection_rows(splits[name], [other for key, other in splits.items() if key != name])
     except ValueError as error:
         raise ValueError(f"{source}, split {name!r}: {error}") from error
-    if part is None:
-        return rows
-    # Taken of the rows, so that images without an id of their own have different ones in different parts.
-    (span,) = ReadInstruction.from_spec(name + part).to_absolute({name: len(rows)})
-    return rows.select(range(span.from_ or 0, len(rows) if span.to is None else span.to))
 
 
 def list_hub_splits(source: str) -> list[str]:
