@@ -16,8 +16,10 @@ from transformers import AutoImageProcessor, AutoModelForObjectDetection, Traini
 
 from .configuration_dino_detr import DinoDetrConfig
 from .data import category_ids, class_names, list_splits, load_detection_dataset
+from .data.annotation_json import CocoAnnotations, read_json
 from .data.augmentation import build_augmentation
 from .data.check import check_split, summarise
+from .data.findings import Findings
 from .data.image_files import IMAGE_SUFFIXES
 from .data.importing import READERS, import_data
 from .data.rows import values_of_objects
@@ -194,11 +196,14 @@ def run_evaluate(options: argparse.Namespace) -> None:
             raise ValueError("--predictions goes with a checkpoint; a results file holds the predictions already")
         if options.one_label_per_query or options.nms_threshold is not None:
             raise ValueError("--one_label_per_query and --nms_threshold go with a checkpoint, not with a results file")
-        results, annotations = _read_json(options.source), _annotations(options.dataset, options.split)
+        results, annotations = read_json(Path(options.source)), _annotations(options.dataset, options.split)
+        findings = Findings()
         try:
-            figures = score_results(results, annotations, options.scorer)
+            figures = score_results(results, annotations, options.scorer, findings)
         except ValueError as error:
             raise ValueError(f"{options.source} against {options.dataset}: {error}") from error
+        if any(finding.is_defect for finding in findings.sorted()):
+            print("\n".join([options.dataset, *(finding.format() for finding in findings.sorted())]), file=sys.stderr)
         if options.report:
             detections, truth = images_of_results(results, annotations)
             rows = _rows_with_images(options.dataset, options.split)
@@ -409,7 +414,7 @@ def _rows_with_images(dataset: str, split: str) -> Dataset | str:
 def _annotations(dataset: str, split: str) -> dict:
     """COCO annotations of a file as they are, or of a data set."""
     if dataset.endswith(".json"):
-        return _read_json(dataset)
+        return read_json(Path(dataset), CocoAnnotations)
     rows = _checked_rows(dataset, split).remove_columns("image")
     ids, names = category_ids(rows), class_names(rows)
     annotations = []
@@ -460,13 +465,6 @@ def _rows_of_images(paths: list[Path]) -> Dataset:
         "height": [height for _, height in sizes],
     }
     return Dataset.from_dict(columns).cast_column("image", Image())
-
-
-def _read_json(path: str):
-    try:
-        return json.loads(Path(path).read_text())
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error
 
 
 def _write_json(path: str | Path, content) -> None:

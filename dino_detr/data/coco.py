@@ -8,7 +8,7 @@ from datasets import Dataset
 
 from .annotation_json import read_annotation_json
 from .box_forms import find_box_form
-from .coco_reader import CocoObjects, CocoReader, read_field
+from .coco_reader import CocoObjects, CocoReader, read_field, why_unusable
 from .findings import Findings
 from .layouts import find_annotations, is_shared
 from .numbers import read_whole, shown
@@ -45,6 +45,9 @@ def load_coco(source: Path, split: str, part: str = "", findings: Findings | Non
     if part:
         chosen = set(choose_part(part, [_key(entry) for entry in content["images"]], split + part))
     categories = reader.read_categories()
+    if not categories:
+        wrong = "".join(f" Its categories[0] {why_unusable(entry)}." for entry in content["categories"][:1])
+        raise ValueError(f"{annotation_file} has no categories: boxes need {{'id': 1, 'name': 'cat'}}, say.{wrong}")
     images = reader.read_images(files, chosen)
     ids = sorted(categories.keys() - _find_dummy(content), key=reader.category_number.get)
     objects = reader.read_annotations(images, {id_: rank for rank, id_ in enumerate(ids)})
@@ -96,7 +99,9 @@ def clean_annotations(content: dict, findings: Findings | None = None, name: str
     }
 
 
-def _judge_boxes(boxes: np.ndarray, images: list[int], sizes: np.ndarray, file: Path, findings: Findings | None) -> None:
+def _judge_boxes(
+    boxes: np.ndarray, images: list[int], sizes: np.ndarray, file: Path, findings: Findings | None
+) -> None:
     """Boxes that are not x, y, width, height in pixels are a defect of the whole file."""
     evidence = find_box_form(boxes, sizes[np.array(images, dtype=np.int64)])
     if evidence is None:

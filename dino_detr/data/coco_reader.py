@@ -46,17 +46,12 @@ class CocoReader:
             where, given = f"categories[{number}]", read_field(entry, "id")
             id_ = self.category_ids.read(given)
             if id_ is None or id_ in categories:
-                what = f"repeats id {shown(given)}" if id_ in categories else _why_unusable(entry)
+                what = f"repeats id {shown(given)}" if id_ in categories else why_unusable(entry)
                 self.findings.add("unusable_category", self.annotation_file, value=f"{where} {what}")
                 continue
             self._note_text_id(where, given, id_)
             name = entry.get("name")
             categories[id_] = str(id_ if name is None else name).encode("utf-8", "replace").decode("utf-8")
-        if not categories:
-            raise ValueError(
-                f"{self.annotation_file} has no categories: boxes need {{'id': 1, 'name': 'cat'}}, say."
-                + "".join(f" Its categories[0] {_why_unusable(entry)}." for entry in self.content["categories"][:1])
-            )
         self.category_number = number_ids(categories)
         return categories
 
@@ -141,7 +136,7 @@ class CocoReader:
             given, name = read_field(entry, "id"), read_field(entry, "file_name")
             id_ = given if type(given) is int and abs(given) < _LARGEST_PLAIN else self.image_ids.read(given)
             if id_ is None or not (folder is None or _is_text(name)):
-                value = f"{where} {_why_unusable(entry, None if folder is None else 'file_name')}"
+                value = f"{where} {why_unusable(entry, None if folder is None else 'file_name')}"
                 findings.add("unusable_image", self.annotation_file, value=value)
                 continue
             if id_ in self.listed_images:
@@ -201,7 +196,7 @@ class CocoReader:
 
     def _read_box(self, entry: dict, id_: int | None, path: str) -> list[float] | None:
         given = entry.get("bbox")
-        box = given if _is_plain_box(given) else read_box(given)
+        box = given if is_plain_box(given) else read_box(given)
         fault = _fault_of_box(box)
         if fault:
             self.findings.add(fault, path, id_, "bbox is None" if given is None else shown(given))
@@ -265,7 +260,7 @@ def _is_text(name: object) -> bool:
         return False
 
 
-def _why_unusable(entry: object, *needs: str | None) -> str:
+def why_unusable(entry: object, *needs: str | None) -> str:
     """Why an entry of images or categories cannot be used."""
     if not isinstance(entry, dict):
         return f"is {shown(entry)}"
@@ -280,7 +275,7 @@ def _why_unusable(entry: object, *needs: str | None) -> str:
     return f"cannot be used: {shown(entry)}"
 
 
-def _is_plain_box(box: object) -> bool:
+def is_plain_box(box: object) -> bool:
     """Whether it is a list of four numbers that can be anywhere near an image."""
     if type(box) is not list or len(box) != 4:
         return False
@@ -292,7 +287,7 @@ def _fault_of_box(box: list[float] | None) -> str | None:
     if box is None:
         return "malformed_box"
     smaller = min(box[2], box[3])
-    if smaller > SMALLEST_SIDE and _is_plain_box(box):
+    if smaller > SMALLEST_SIDE and is_plain_box(box):
         return None
     if not all(-_LARGEST < side < _LARGEST for side in box):
         return "nonfinite_box"

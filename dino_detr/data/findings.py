@@ -141,6 +141,13 @@ class Findings:
         if len(finding.examples) < KEPT_EXAMPLES:
             finding.examples.append(Example(str(file), annotation_id, value))
 
+    def update(self, other: "Findings") -> None:
+        """Take in what another has collected."""
+        for kind, finding in other._by_kind.items():
+            for file, annotation_id, value in finding.examples:
+                self.add(kind, file, annotation_id, value)
+            self._by_kind[kind].count += finding.count - len(finding.examples)
+
     def sorted(self) -> list[Finding]:
         """In the order of `KINDS`."""
         return [self._by_kind[kind] for kind in KINDS if kind in self._by_kind]

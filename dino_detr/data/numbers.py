@@ -1,5 +1,6 @@
 """Numbers as annotation tools write them: also as text, in which they are read where it can mean nothing else."""
 
+import itertools
 import json
 import math
 import re
@@ -111,7 +112,11 @@ def number_ids(ids: Iterable[int | str]) -> dict[int | str, int]:
     ids = list(ids)
     numbers = {id_: id_ for id_ in ids if isinstance(id_, int)}
     names = sorted(id_ for id_ in ids if isinstance(id_, str))
-    return numbers | {name: number for number, name in enumerate(names, start=max(numbers, default=0) + 1)}
+    largest = max(numbers, default=0)
+    free = (
+        number for number in itertools.count(max(largest, 0) + 1 if largest < 2**62 else 1) if number not in numbers
+    )
+    return numbers | dict(zip(names, free))
 
 
 def _plain(value: object) -> object:
