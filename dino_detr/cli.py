@@ -19,6 +19,7 @@ from .data import category_ids, class_names, list_splits, load_detection_dataset
 from .data.annotation_json import CocoAnnotations, read_json
 from .data.augmentation import build_augmentation
 from .data.check import check_split, summarise
+from .data.coco import take_part
 from .data.findings import Findings
 from .data.image_files import IMAGE_SUFFIXES
 from .data.importing import READERS, import_data
@@ -414,7 +415,7 @@ def _rows_with_images(dataset: str, split: str) -> Dataset | str:
 def _annotations(dataset: str, split: str) -> dict:
     """COCO annotations of a file as they are, or of a data set."""
     if dataset.endswith(".json"):
-        return read_json(Path(dataset), CocoAnnotations)
+        return take_part(read_json(Path(dataset), CocoAnnotations), split)
     rows = _checked_rows(dataset, split).remove_columns("image")
     ids, names = category_ids(rows), class_names(rows)
     annotations = []

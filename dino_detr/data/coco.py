@@ -11,9 +11,9 @@ from .box_forms import find_box_form
 from .coco_reader import CocoObjects, CocoReader, read_field, why_unusable
 from .findings import Findings
 from .layouts import find_annotations, is_shared
-from .numbers import read_whole, shown
+from .numbers import Ids, read_whole, shown
 from .rows import detection_features
-from .splits import choose_part
+from .splits import choose_part, split_part
 
 _FORMS = {"normalised": "normalised_boxes", "corners": "corner_boxes", "centres": "centre_boxes"}
 
@@ -97,6 +97,22 @@ def clean_annotations(content: dict, findings: Findings | None = None, name: str
             for id_, image, label, box, area, crowd in columns
         ],
     }
+
+
+def take_part(content: dict, split: str) -> dict:
+    """Return what a COCO annotation file holds of a part of its images, `val[:50%]`; of a whole split, all."""
+    _, part = split_part(split)
+    if not part or not isinstance(content, dict) or not isinstance(content.get("images"), list):
+        return content
+    entries = content["images"]
+    images = [entries[position] for position in choose_part(part, [_key(entry) for entry in entries], split)]
+    ids = Ids(read_field(entry, "id") for entry in entries)
+    others = {ids.read(read_field(entry, "id")) for entry in entries}
+    others -= {ids.read(read_field(entry, "id")) for entry in images} | {None}
+    annotations = content.get("annotations")
+    if isinstance(annotations, list):
+        annotations = [entry for entry in annotations if ids.read(read_field(entry, "image_id")) not in others]
+    return {**content, "images": images, "annotations": annotations}
 
 
 def _judge_boxes(

@@ -26,6 +26,7 @@ from datasets import (
     load_dataset,
     load_from_disk,
 )
+from datasets.exceptions import DatasetsError
 from transformers.utils import logging
 
 from .columns import NumberColumn
@@ -128,16 +129,34 @@ def _load_splits(source: str) -> DatasetDict:
     """All splits: their names are needed, and their categories if these are plain numbers; `datasets` fetches all
     of them in any case."""
     folder = Path(source).expanduser()
-    if (folder / "dataset_dict.json").exists() or (folder / "state.json").exists():
-        saved = load_from_disk(folder)
-        return saved if isinstance(saved, DatasetDict) else DatasetDict({str(saved.split or "train"): saved})
     if folder.exists():
-        return load_dataset(str(folder))
+        try:
+            return _load_folder(folder)
+        except (OSError, ValueError, DatasetsError) as error:
+            raise OSError(f"{_find_damaged(folder)} cannot be read, was it cut or changed? {error}") from error
     name, _, configuration = source.partition(":")
     try:
         return load_dataset(name, configuration or None)
     except OSError as error:
         raise OSError(f"There is no folder {source} here, and as a data set of the Hub: {error}") from error
+
+
+def _load_folder(folder: Path) -> DatasetDict:
+    if (folder / "dataset_dict.json").exists() or (folder / "state.json").exists():
+        saved = load_from_disk(folder)
+        return saved if isinstance(saved, DatasetDict) else DatasetDict({str(saved.split or "train"): saved})
+    return load_dataset(str(folder))
+
+
+def _find_damaged(folder: Path) -> Path:
+    """The Arrow file that is not whole, or the folder."""
+    for path in sorted(folder.glob("**/*.arrow")):
+        try:
+            with pa.memory_map(str(path)) as file:
+                pa.ipc.open_stream(file).read_all()
+        except (OSError, ValueError):
+            return path
+    return folder
 
 
 def _write_stream(stream: IterableDataset) -> Dataset:
