@@ -36,6 +36,8 @@ from .image_processing_dino_detr import DinoDetrImageProcessor, upright_rgb
 from .training import DetectionTrainer, DinoDetrTrainingArguments, parse_options, prepare, train
 from .training.nonfinite import NonFinite, replay
 from .training.options import COCO_SIZES
+from .training.out_of_memory import OutOfMemory, is_out_of_memory
+from .training.precision import autocast_as_trained
 from .training.preemption import EXIT_STATUS, Preempted
 from .training.run import augmentation_of
 from .training.unreadable import TooManyUnreadable
@@ -55,6 +57,10 @@ def main(arguments: list[str] | None = None) -> None:
             options.run(options)
     except (ValueError, OSError, StrictDataclassError) as error:
         sys.exit(f"dino-detr: {error}")
+    except Exception as fault:
+        if not is_out_of_memory(fault):
+            raise
+        sys.exit("dino-detr: out of memory; --batch_size 1 takes the least where a verb has it, --use_cpu main memory")
     if trainer is None:
         return
     try:
@@ -63,7 +69,7 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"dino-detr: stopped by a signal at step {trainer.state.global_step}; go on with the same command and "
               "--resume_from_checkpoint latest", file=sys.stderr)  # fmt: skip
         sys.exit(EXIT_STATUS)
-    except (NonFinite, TooManyUnreadable) as error:
+    except (NonFinite, TooManyUnreadable, OutOfMemory) as error:
         sys.exit(f"dino-detr: {error}\n")  # in one write: other processes say theirs
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
@@ -212,7 +218,11 @@ def run_evaluate(options: argparse.Namespace) -> None:
                 f"{options.source} knows the classes {names}, but {options.dataset} has {class_names(rows)}"
             )
         every = range(len(rows)), options.batch_size, options.num_workers
-        detections = list(detect(model, processor, rows, *every, **_post_processing(options)))
+        as_trained, said = autocast_as_trained(options.source, model.device)
+        if said is not None:
+            print(said, file=sys.stderr)
+        with as_trained:
+            detections = list(detect(model, processor, rows, *every, **_post_processing(options)))
         metric = CocoDetectionMetric(
             category_ids=category_ids(rows), class_names=class_names(rows), scorer=options.scorer
         )

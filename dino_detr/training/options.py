@@ -138,17 +138,18 @@ class DinoDetrTrainingArguments(TrainingArguments):
     )
 
     recipe: dict = field(default_factory=dict, init=False, repr=False)  # what was asked for, by name
+    steps_chosen = False  # by the number of images
     forgiven = frozenset()  # options of the recipe that the command line's shorter run may be too short for
 
     def __new__(cls, *args, **kwargs):
         options = super().__new__(cls)
-        options._given = _given(cls, args, kwargs)
+        options.given = _given(cls, args, kwargs)
         return options
 
     def __post_init__(self):
+        check_names("options", self.given - {"per_device_train_batch_size"}, _known())
         self._read_values()
-        check_names("options", self._given - {"per_device_train_batch_size"}, _known())
-        refuse_idle(self._given, self)
+        refuse_idle(self.given, self)
         for check in BEFORE_TRANSFORMERS:
             check(self)
         if self.overfit_images is not None:
@@ -175,7 +176,7 @@ class DinoDetrTrainingArguments(TrainingArguments):
 
     def _read_values(self) -> None:
         kinds = _kinds()
-        for name in self._given:
+        for name in self.given:
             try:
                 setattr(self, name, read_value(getattr(self, name), kinds[name]))
             except ValueError as error:
@@ -194,7 +195,7 @@ class DinoDetrTrainingArguments(TrainingArguments):
             setattr(self, old, None)  # transformers sets it again
 
     def _divide_batch(self) -> None:
-        asked = self.per_device_train_batch_size if "per_device_train_batch_size" in self._given else None
+        asked = self.per_device_train_batch_size if "per_device_train_batch_size" in self.given else None
         per_step = self.world_size * self.gradient_accumulation_steps
         if self.total_batch_size % per_step:
             raise ValueError(
@@ -215,7 +216,7 @@ class DinoDetrTrainingArguments(TrainingArguments):
         hidden = {"resume_from_checkpoint", "hub_token", "overwrite", "per_device_train_batch_size"}
         hidden |= {name for name, _ in idle_options(_known(), self)}
         resolved = self.to_dict()
-        named = sorted((ours | self._given) - hidden)
+        named = sorted((ours | self.given) - hidden)
         self.recipe = {name: resolved[name] for name in named if resolved[name] is not None}
 
 
