@@ -20,7 +20,7 @@ _OF_QUERY = 30  # of each of its features in a decoder layer
 _OF_DECODER_LAYER = 1.2  # of each feature of a token
 _OF_TRAINED_BLOCK = 23  # of each feature of a patch in a block of a trained backbone
 _OF_PATCH = 0.5  # of each of its features, the backbone frozen or not
-_IN_EVALUATION = 20  # of each feature of a token, where nothing is kept
+_IN_EVALUATION = 15  # of each feature of a token, where nothing is kept
 
 
 def estimate_memory(options, model: nn.Module, size: tuple[int, int]) -> float:

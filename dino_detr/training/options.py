@@ -32,7 +32,7 @@ class DinoDetrTrainingArguments(TrainingArguments):
     )
     patch_size: int = field(default=16, metadata={"help": "Patch side to which the backbone is resampled."})
     freeze_backbone: bool = field(default=True, metadata={"help": "Leave the backbone as it is."})
-    model_config: dict | str | None = field(
+    model_config: dict | None = field(
         default=None,
         metadata={
             "help": "Further fields of DinoDetrConfig, as a mapping (on the command line: JSON). With backbone_config "

@@ -115,6 +115,9 @@ def _accumulate(options, model: nn.Module, size: tuple[int, int], at_hand: float
     whole, before = options.total_batch_size, options.gradient_accumulation_steps
     for parts in (parts for parts in range(before + 1, whole + 1) if whole % parts == 0):
         options.accumulate(parts)
+        if "per_device_eval_batch_size" not in options.given:
+            at_once = min(options.per_device_eval_batch_size, options.per_device_train_batch_size)
+            options.per_device_eval_batch_size = at_once
         expected = estimate_memory(options, model, size)
         if expected <= at_hand:
             break

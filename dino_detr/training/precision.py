@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 import yaml
+from transformers.utils import cached_file
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -73,26 +74,35 @@ def evaluation_precision(checkpoint: str | Path) -> tuple[str, Path | None]:
     """
     Return the precision in which a run evaluated, and the recipe that says so.
 
-    The recipe is the one in the checkpoint's folder, or that of the run of which the checkpoint is a part. Without one,
-    as on the Hub, it is `float32` and None.
+    The recipe is the one in the checkpoint's folder or repository, or that of the run of which the checkpoint is a
+    part. Without one it is `float32` and None.
     """
-    for folder in _run_folders(Path(checkpoint)):
-        recipe = folder / "recipe.yaml"
-        if recipe.is_file():
-            try:
-                said = yaml.safe_load(recipe.read_text(encoding="utf-8"))
-            except (yaml.YAMLError, UnicodeDecodeError) as error:
-                raise ValueError(f"{recipe} cannot be read: {' '.join(str(error).split())}") from error
-            said = said if isinstance(said, dict) else {}
-            return next((name for name in _DTYPES if said.get(name) is True), "float32"), recipe
-    return "float32", None
+    recipe = _find_recipe(checkpoint)
+    if recipe is None:
+        return "float32", None
+    try:
+        said = yaml.safe_load(recipe.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{recipe} cannot be read: {' '.join(str(error).split())}") from error
+    said = said if isinstance(said, dict) else {}
+    return next((name for name in _DTYPES if said.get(name) is True), "float32"), recipe
 
 
-def _run_folders(checkpoint: Path) -> list[Path]:
-    """The folder itself and, of `checkpoint-<step>` and `checkpoint-<step>/ema`, that of the run."""
-    folder = checkpoint.resolve()
+def _find_recipe(checkpoint: str | Path) -> Path | None:
+    """Look into the folder itself and, of `checkpoint-<step>` and `checkpoint-<step>/ema`, that of the run."""
+    if not Path(checkpoint).is_dir():
+        found = cached_file(
+            str(checkpoint),
+            "recipe.yaml",
+            _raise_exceptions_for_gated_repo=False,
+            _raise_exceptions_for_missing_entries=False,
+            _raise_exceptions_for_connection_errors=False,
+        )
+        return None if found is None else Path(found)
+    folder = Path(checkpoint).resolve()
     inner = [parent for parent in (folder, folder.parent) if parent.name.startswith("checkpoint-")]
-    return [checkpoint, *(parent.parent for parent in inner)]
+    places = [Path(checkpoint), *(parent.parent for parent in inner)]
+    return next((place / "recipe.yaml" for place in places if (place / "recipe.yaml").is_file()), None)
 
 
 def autocast_as_trained(checkpoint: str | Path, device: torch.device) -> tuple[AbstractContextManager, str | None]:
