@@ -4,7 +4,6 @@ import json
 
 import pytest
 import torch
-from fake_hub import REPOSITORY
 
 from dino_detr import cli
 from dino_detr.training import parse_options, prepare, train
@@ -52,5 +51,5 @@ def test_evaluate_gives_the_runs_own_figures(recipe, tmp_path, capsys):
 
 
 def test_a_repository_without_a_recipe_is_float32(hub):
-    assert evaluation_precision(REPOSITORY) == ("float32", None)
+    assert evaluation_precision("someone/detector") == ("float32", None)
     assert evaluation_precision("nobody/nothing") == ("float32", None)

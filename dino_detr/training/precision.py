@@ -91,14 +91,10 @@ def evaluation_precision(checkpoint: str | Path) -> tuple[str, Path | None]:
 def _find_recipe(checkpoint: str | Path) -> Path | None:
     """Look into the folder itself and, of `checkpoint-<step>` and `checkpoint-<step>/ema`, that of the run."""
     if not Path(checkpoint).is_dir():
-        found = cached_file(
-            str(checkpoint),
-            "recipe.yaml",
-            _raise_exceptions_for_gated_repo=False,
-            _raise_exceptions_for_missing_entries=False,
-            _raise_exceptions_for_connection_errors=False,
-        )
-        return None if found is None else Path(found)
+        try:
+            return Path(cached_file(str(checkpoint), "recipe.yaml"))
+        except OSError:  # the repository has none, or cannot be reached
+            return None
     folder = Path(checkpoint).resolve()
     inner = [parent for parent in (folder, folder.parent) if parent.name.startswith("checkpoint-")]
     places = [Path(checkpoint), *(parent.parent for parent in inner)]
