@@ -1,6 +1,7 @@
 """`dino-detr convert`: a published checkpoint becomes a checkpoint folder."""
 
 import argparse
+from pathlib import Path
 
 from .outputs import claim_folder
 
@@ -17,6 +18,8 @@ def run(options: argparse.Namespace) -> None:
     from ..hub import load_reference_checkpoint
     from ..image_processing_dino_detr import DinoDetrImageProcessor
 
+    if (Path(options.output) / "config.json").exists():
+        raise FileExistsError(f"{options.output} holds a checkpoint already; choose another --output")
     claim_folder(options.output)
     load_reference_checkpoint(options.state_dict, options.reference_config).save_pretrained(options.output)
     DinoDetrImageProcessor().save_pretrained(options.output)

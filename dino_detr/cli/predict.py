@@ -156,7 +156,7 @@ def _claim(output: Path, overwrite: bool) -> set[str]:
     if not there:
         return set()
     if not overwrite:
-        raise FileExistsError(f"{output} holds {there[0]} already; choose another --output, or give --overwrite")
+        raise FileExistsError(f"{output} holds detections already: choose another --output, or give --overwrite")
     try:
         entries = json.loads((output / DETECTIONS).read_text(encoding="utf-8"))
         former = {entry["picture"] for entry in entries if entry["picture"]}
