@@ -83,8 +83,8 @@ def test_what_is_no_results_file_is_said(evaluate):
     cases = [
         ([row | {"segmentation": mask} for row in without(RESULTS, "bbox")], ANNOTATIONS,
          r"results\[0\] has no bbox; .*masks alone are not scored"),
-        ([RESULTS[0], RESULTS[1] | {"image_id": "9"}], ANNOTATIONS,
-         r"results\[1\]: image_id '9' is not in the annotations; there it is a number"),
+        ([RESULTS[0], RESULTS[1] | {"image_id": "8"}], ANNOTATIONS,
+         r"results\[1\]: image_id '8' is not in the annotations; give"),
         ([RESULTS[0] | {"image_id": "a"}], ANNOTATIONS, r"results\[0\]: image_id 'a' .* give the annotation file"),
         ([RESULTS[0], RESULTS[1] | {"bbox": [1, 2, 3]}], ANNOTATIONS, r"results\[1\]: bbox is \[1, 2, 3\]; it must be"),
         ([RESULTS[0] | {"score": None}], ANNOTATIONS, r"results\[0\]: score is None; it must be a finite number"),

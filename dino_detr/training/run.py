@@ -8,11 +8,12 @@ from datasets import Dataset
 from transformers import set_seed
 from transformers.utils import logging
 
-from ..data import category_ids, class_names
+from ..data import category_ids, class_names, list_splits
 from ..data.augmentation import Augmentation, build_augmentation
 from ..data.check import Report, check_split, summarise
 from ..data.findings import KEPT_EXAMPLES
 from ..data.samples import TrainingSamples, count_objects, drop_images_without_boxes
+from ..data.splits import how_to_share, share_splits, split_part
 from ..evaluation.coco_results import format_figure
 from ..evaluation.operating_point import readable_threshold
 from ..evaluation.report import write_report
@@ -42,10 +43,12 @@ def prepare(options: DinoDetrTrainingArguments) -> DetectionTrainer:
     augmentation = augmentation_of(options)
     options.resume_from_checkpoint = claim_output_dir(options)
     set_seed(options.seed)
-    if Path(options.dataset).is_file() and options.train_split != options.eval_split:
+    _set_aside(options)
+    splits = options.train_split, options.eval_split
+    if Path(options.dataset).is_file() and splits[0] != splits[1] and not all(split_part(split)[1] for split in splits):
         raise ValueError(
-            f"{options.dataset} is one split, to train on or to evaluate on: put files of both, "
-            f"{options.train_split}.json and {options.eval_split}.json, into a folder and give that as dataset"
+            f"{options.dataset} is one split, to train on or to evaluate on: put files of both, {splits[0]}.json and "
+            f"{splits[1]}.json, into a folder and give that as dataset. {how_to_share(list_splits(options.dataset)[0])}"
         )
     reports = _check(options)
     train_rows, eval_rows = drop_images_without_boxes(reports[0].rows), reports[-1].rows
@@ -73,6 +76,23 @@ def prepare(options: DinoDetrTrainingArguments) -> DetectionTrainer:
         eval_dataset=eval_rows,
         callbacks=[RunFolder(options)],
     )
+
+
+def _set_aside(options: DinoDetrTrainingArguments) -> None:
+    """With `val_share`, the split to train on becomes two parts, one to train and one to evaluate on."""
+    if options.val_share is None or options.overfit_images is not None:
+        return
+    split, part = split_part(options.train_split)
+    if part:
+        raise ValueError(f"val_share takes a share of a whole split, and train_split={options.train_split} is a part")
+    with options.main_process_first(local=False, desc="looking at the splits"):  # the others find it in the cache
+        available = list_splits(options.dataset)
+    if len(available) == 1 and split != available[0]:
+        logger.warning(f"{options.dataset}: {options.val_share:.0%} of its only split, {available[0]}, are set aside")
+        split = available[0]
+    options.train_split, options.eval_split = share_splits(split, options.val_share)
+    options.recipe |= {"train_split": options.train_split, "eval_split": options.eval_split}
+    options.recipe.pop("val_share", None)  # it is in both now
 
 
 def _check(options: DinoDetrTrainingArguments) -> list[Report]:
