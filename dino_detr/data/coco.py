@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 from datasets import Dataset
 
+from .decoding import describe_fault, kind_of_fault
 from .findings import Findings
 from .image_files import list_image_files, read_upright_size
 from .layouts import find_annotations, is_shared
@@ -106,8 +107,8 @@ class _Reader:
             if not width or not height:
                 try:
                     width, height = read_upright_size(path)
-                except OSError:
-                    self.findings.add("not_an_image", path)
+                except OSError as fault:
+                    self.findings.add(kind_of_fault(fault), path, value=describe_fault(fault))
                     continue
                 self.findings.add("missing_size", path, value=f"{width} x {height}")
             images[id_] = path, width, height

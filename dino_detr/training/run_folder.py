@@ -8,16 +8,17 @@ from pathlib import Path
 
 import torch
 import yaml
+from datasets import Image
 from transformers import TrainerCallback
 from transformers.utils import logging
 
 from .. import __version__
+from ..data.decoding import decode_image
 from ..evaluation import draw_detections, draw_plots
 from ..evaluation.detections import detect
 from ..evaluation.history import read_history
 from ..evaluation.pictures import make_grid
 from ..hub.run_record import local_sources
-from ..image_processing_dino_detr import upright_rgb
 from .options import DinoDetrTrainingArguments
 
 logger = logging.get_logger(__name__)
@@ -91,11 +92,11 @@ def draw_sample_detections(model, processor, rows, folder: Path, count: int = 12
     tiles = []
     image_ids = rows.select_columns(["image_id"])[:count]["image_id"]
     readable = [index for index, image_id in enumerate(image_ids) if image_id in found]
-    for row in rows.select(readable):
+    for row in rows.select(readable).cast_column("image", Image(decode=False)):
         detections = found[row["image_id"]]
         keep = detections["scores"] > threshold
         kept = {name: detections[name][keep] for name in ("scores", "labels", "boxes")}
-        tiles.append(draw_detections(upright_rgb(row["image"]), kept, model.config.id2label))
+        tiles.append(draw_detections(decode_image(row["image"]), kept, model.config.id2label))
     if not tiles:
         return
     (folder / "plots").mkdir(exist_ok=True)
