@@ -19,7 +19,7 @@ from .data import category_ids, class_names, list_splits, load_detection_dataset
 from .data.augmentation import build_augmentation
 from .data.check import check_split, summarise
 from .data.image_files import IMAGE_SUFFIXES
-from .data.importing import READERS, import_data
+from .data.importing import READERS, format_problems, import_data
 from .data.rows import values_of_objects
 from .data.samples import TrainingSamples, drop_images_without_boxes
 from .evaluation import CocoDetectionMetric, draw_detections, format_table, score_results, to_coco_results
@@ -39,8 +39,6 @@ from .training.options import COCO_SIZES
 from .training.preemption import EXIT_STATUS, Preempted
 from .training.run import augmentation_of
 from .training.unreadable import TooManyUnreadable
-
-NUM_PROBLEMS_SHOWN = 10
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -352,10 +350,8 @@ def run_import_data(options: argparse.Namespace) -> None:
         print(f"{split}: {len(images)} images, {sum(len(image.objects) for image in images)} boxes")
     print(f"{len(data.names)} classes: {', '.join(data.names.values())}")
     if data.problems:
-        shown = [f"  {problem}" for problem in data.problems[:NUM_PROBLEMS_SHOWN]]
-        rest = len(data.problems) - len(shown)
-        shown += [f"  and {rest} more"] if rest else []
-        print("\n".join([f"{len(data.problems)} problems, all of them in {options.output / 'problems.txt'}:", *shown]))
+        print(f"{len(data.problems)} problems, all of them in {options.output / 'problems.txt'}:")
+        print("\n".join(f"  {line}" for line in format_problems(data.problems)))
     print(f"{options.source} -> {options.output}")
 
 
