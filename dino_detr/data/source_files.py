@@ -13,7 +13,11 @@ from .image_files import IMAGE_SUFFIXES
 _SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val"}
 _SPLITS |= {"test": "test", "testing": "test"}
 # What tools and systems leave that holds no annotations: told of in a note, no problem
-_ASIDE = re.compile(r"\..*|__MACOSX|Thumbs\.db|desktop\.ini|(README|LICEN[CS]E)\b.*|.*\.(md|cache)", re.IGNORECASE)
+_ASIDE = re.compile(
+    r"\..*|__MACOSX|Thumbs\.db|desktop\.ini|(README|LICEN[CS]E)\b.*|.*\.(md|cache)"
+    r"|notes\.json|labelmap\.txt|Segmentation(Class|Object)\w*",  # Label Studio's, CVAT's and VOC's
+    re.IGNORECASE,
+)
 
 
 class SourceFiles:
@@ -30,7 +34,7 @@ class SourceFiles:
         self.roots: list[Path] = []
         for root in map(_absolute, roots):
             if not any(root.is_relative_to(other) for other in self.roots):
-                self.roots.append(root)
+                self.roots = [*(other for other in self.roots if not other.is_relative_to(root)), root]
         self.problems: list[str] = []
         self.paths: list[Path] = []
         self._aside: list[Path] = []
@@ -41,7 +45,7 @@ class SourceFiles:
             self._walk(root)
 
     def images(self, folder: Path | None = None) -> list[Path]:
-        """Return the image files, by suffix, below a folder, which may be another than the roots; None: of the roots."""
+        """Return the files below a folder that have an image's suffix; None: below the roots."""
         if folder is None:
             return [path for path in self.paths if is_image(path)]
         folder = _absolute(folder)
@@ -133,7 +137,11 @@ class SourceFiles:
             self._aside += [folder / name for name in sorted([*folders, *names]) if _ASIDE.fullmatch(name)]
             folders[:] = sorted(name for name in folders if not _ASIDE.fullmatch(name))
             files = [folder / name for name in sorted(names) if not _ASIDE.fullmatch(name)]
-            self.paths += files
+            for path in files:
+                if path.is_file():
+                    self.paths.append(path)
+                else:
+                    self.report(path, "not a file that can be read: a pipe, or a link to nothing")
             for path in (*files, *(folder / name for name in folders)):
                 self._by_spelling[str(path).casefold()].append(path)
 

@@ -9,7 +9,6 @@ w = xmax - xmin + 1. Many tools write VOC's files without that convention; where
 be in VOC's, corners are taken as they are: x = xmin, w = xmax - xmin.
 """
 
-import os
 import re
 from collections import defaultdict
 from collections.abc import Iterator
@@ -36,7 +35,9 @@ def read_voc(source: Path) -> ForeignDataset:
     Raises:
         FileNotFoundError: the folder has no XML files.
     """
-    files = SourceFiles([source if source.is_dir() else source.parent])
+    if not source.is_dir():
+        raise NotADirectoryError(f"{source} is a file; VOC data are a folder")
+    files = SourceFiles([source])
     data = ForeignDataset(files, _UNUSED, {}, problems=files.problems)
     xml_files = files.of_suffix(".xml")
     if not xml_files:
@@ -46,7 +47,6 @@ def read_voc(source: Path) -> ForeignDataset:
     images = _Images(files)
     found = {}
     for split, paths in _splits(xml_files, data).items():
-        images.taken.clear()
         found[split] = [entry for path in paths if (entry := _read_image(path, images, files)) is not None]
     everything = [content for entries in found.values() for _, content in entries]
     names = sorted({name for content in everything for name, _, _ in content.objects})
@@ -126,11 +126,10 @@ def _file_of_line(line: str, by_stem: dict[str, list[Path]], root: Path) -> Path
     for name in dict.fromkeys(text.strip("\"'").strip().replace("\\", "/") for text in texts):
         path = Path(name)
         known = path.suffix.lower() == ".xml" or is_image(path)
-        for stem in dict.fromkeys([name, str(path.with_suffix("")) if known and path.name else name]):
-            candidates = [
-                found for found in by_stem.get(stem.rpartition("/")[2], []) if found.is_relative_to(root)
-            ] or by_stem.get(stem.rpartition("/")[2], [])
-            chosen = _most_alike(Path(stem).parent, candidates, root)
+        for stem in dict.fromkeys([name, str(path.with_suffix("")) if known else name]):
+            candidates = by_stem.get(stem.rpartition("/")[2], [])
+            within = [candidate for candidate in candidates if candidate.is_relative_to(root)]
+            chosen = _most_alike(Path(stem).parent, within or candidates, root)
             if chosen is not None:
                 return chosen
     return None
@@ -211,10 +210,12 @@ class _Images:
             return f"there is no image of it, of its own name or called {content.file_name or None!r}"
         hint = Path(content.folder.replace("\\", "/"), written).parent
         ranked = sorted(candidates, key=lambda path: self._rank(path, xml_file, hint))
-        if len(ranked) > 1 and not _differ_in_suffix(ranked[:2]):
-            if self._rank(ranked[0], xml_file, hint) == self._rank(ranked[1], xml_file, hint):
-                return f"its image may be {ranked[0]} or {ranked[1]}"
-        return ranked[0]
+        first, second = ranked[0], ranked[-1] if len(ranked) == 1 else ranked[1]
+        if first.with_suffix("") != second.with_suffix("") and (
+            self._rank(first, xml_file, hint) == self._rank(second, xml_file, hint)
+        ):
+            return f"its image may be {first} or {second}"
+        return first
 
     def _rank(self, image: Path, xml_file: Path, hint: Path) -> tuple:
         """Sort images of one name: beside the XML file, then in folders that are called alike, then by `filename`."""
@@ -230,7 +231,3 @@ def _plain_folders(path: Path) -> list[str]:
     """Return the folders of a file but for those that only say which kind of files they hold."""
     parts = [part.lower() for part in path.parent.parts]
     return [f"{index} {part}" for index, part in enumerate(p for p in parts if p not in _IMAGE_FOLDERS + _XML_FOLDERS)]
-
-
-def _differ_in_suffix(paths: list[Path]) -> bool:
-    return len({os.path.splitext(path)[0] for path in paths}) == 1

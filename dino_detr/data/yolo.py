@@ -73,7 +73,7 @@ def _read_labels(labels: Path, image: ForeignImage, data: ForeignDataset, with_k
 
 
 def _label_file(image: Path, files: SourceFiles) -> Path | None:
-    """Return the label file of an image: in `labels/` in place of the last `images/`, beside it, or in `labels/` there."""
+    """Return the label file of an image: in `labels/` in place of the last `images/`, or beside it."""
     folder = image.parent
     places = [folder, folder / "labels"]
     parts = [part.lower() for part in folder.parts]

@@ -1,7 +1,6 @@
-"""What the classes of a YOLO data set are called, and which images its splits have, in the layouts that tools write."""
+"""Which images the splits of a YOLO data set have, in the layouts that tools write."""
 
 import os
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +8,7 @@ from pathlib import Path
 import yaml
 
 from .source_files import SourceFiles, is_image, read_text
+from .yolo_names import find_names, read_lines
 
 LAYOUTS = (
     "These are read: a data.yaml with names, and train and val, which are folders of images or lists of them; "
@@ -18,7 +18,6 @@ LAYOUTS = (
 )
 _YAML, _LISTS = (".yaml", ".yml"), (".txt",)
 _SPLIT_KEYS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
-_NAME_FILES = ("classes.txt", "obj.names", "predefined_classes.txt", "_darknet.labels")
 
 
 @dataclass
@@ -57,7 +56,7 @@ def find_layout(source: Path) -> Layout:
     if yaml_file is not None:
         files.use(yaml_file)
     darknet = _read_darknet(files)
-    names, note = _find_names(description, yaml_file, darknet, files, [folder, root])
+    names, note = find_names(description, yaml_file, darknet, files, [folder, root])
     if names is None:
         if faults:
             raise ValueError("; ".join(f"{path} {fault}" for path, fault in faults.items()))
@@ -65,7 +64,8 @@ def find_layout(source: Path) -> Layout:
             f"{source} has no data.yaml with names, and no classes.txt: the classes have no names. {LAYOUTS}"
         )
     places = _places(description, yaml_file) or _places(darknet, None)
-    images = {split: _images(of_split, [folder, root], source, files) for split, of_split in places.items()}
+    where = yaml_file or source
+    images = {split: _images(of_split, [folder, root], where, files) for split, of_split in places.items()}
     splits = {split: found for split, found in images.items() if found} or _find_splits(files)
     return Layout(files, names, splits, "kpt_shape" in description, [note] if note else [])
 
@@ -122,78 +122,6 @@ def _read_darknet(files: SourceFiles) -> dict:
     return {}
 
 
-def _find_names(
-    description: dict, yaml_file: Path | None, darknet: dict, files: SourceFiles, folders: list[Path]
-) -> tuple[dict[int, str] | None, str]:
-    """Return the names by class number, None if nothing says them, and a note on where they are from."""
-    if description.get("names"):
-        names = _names_of(description["names"], yaml_file, files, folders)
-        count = description.get("nc")
-        if count and count != str(len(names)):
-            return names, f"{yaml_file}: nc is {count}, but names has {len(names)}; names is taken"
-        return names, ""
-    candidates = [files.find(darknet["names"], folders)] if "names" in darknet else []
-    for name in _NAME_FILES:
-        found = [path for path in files.paths if path.name.lower() == name]
-        candidates += sorted(found, key=lambda path: (len(path.parts), path))
-    candidates += files.of_suffix(".names")
-    names = None
-    for path in candidates:
-        if path is None or not path.is_file():
-            continue
-        content = _lines(path)
-        if content and names in (None, content):  # the same in each folder of labels
-            names = content
-            files.use(path)
-    if names is not None:
-        return dict(enumerate(names)), ""
-    if "nc" in description:
-        count = description["nc"]
-        if not isinstance(count, str) or not re.fullmatch(r"[0-9]{1,5}", count) or not int(count):
-            raise ValueError(f"{yaml_file}: nc is {count!r}, not the number of classes; and there are no names")
-        return {index: f"class_{index}" for index in range(int(count))}, (
-            f"{yaml_file} has nc, but no names: the classes are called class_0 to class_{int(count) - 1}"
-        )
-    return None, ""
-
-
-def _names_of(names: object, yaml_file: Path, files: SourceFiles, folders: list[Path]) -> dict[int, str]:
-    """Return names by class number: of a list, a mapping in either direction, a list in a text, or a file of lines."""
-    if isinstance(names, str):
-        path = files.find(names, folders) if re.fullmatch(r"[^\n,]+", names) else None
-        if path is not None and path.is_file():
-            files.use(path)
-            names = _lines(path)
-        elif re.search(r"\.(names|txt)$", names.strip()):
-            raise ValueError(f"{yaml_file}: names is {names!r}, and there is no such file")
-        else:
-            names = [name.strip().strip("\"'") for name in re.split(r"[,\n]", names.strip("[] \n")) if name.strip()]
-    if isinstance(names, list):
-        names = dict(enumerate(names))
-    if not isinstance(names, dict):
-        raise ValueError(f"{yaml_file}: names is neither a list nor a mapping")
-    if not all(_is_index(index) for index in names) and all(_is_index(index) for index in names.values()):
-        names = {index: name for name, index in names.items()}
-    for index, name in names.items():
-        if not _is_index(index) or not isinstance(name, str):
-            raise ValueError(
-                f"{yaml_file}: names has {name!r} at {index!r}, but wants a name for each class number: "
-                "{0: cat, 1: dog} or [cat, dog]"
-            )
-    by_index = {int(index): name for index, name in names.items()}
-    if len(by_index) < len(names):
-        raise ValueError(f"{yaml_file}: names has several names for a class number")
-    return dict(sorted(by_index.items()))
-
-
-def _is_index(value: object) -> bool:
-    return isinstance(value, int) or (isinstance(value, str) and re.fullmatch(r"[0-9]{1,9}", value) is not None)
-
-
-def _lines(path: Path) -> list[str]:
-    return [line.strip() for line in read_text(path).splitlines() if line.strip()]
-
-
 def _places(description: dict, yaml_file: Path | None) -> dict[str, list[str]]:
     """Return the folders and lists of each split that a description names."""
     places = {}
@@ -207,13 +135,13 @@ def _places(description: dict, yaml_file: Path | None) -> dict[str, list[str]]:
     return places
 
 
-def _images(places: Iterable[str], folders: list[Path], source: Path, files: SourceFiles) -> list[Path]:
+def _images(places: Iterable[str], folders: list[Path], where: Path, files: SourceFiles) -> list[Path]:
     """Return the images of a split's places: folders of images, lists of them, or images."""
     found: dict[Path, None] = {}
     for place in places:
         path = files.find(place, folders[::-1])
         if path is None:
-            files.problems.append(f"{source}: {place} does not exist")
+            files.problems.append(f"{where}: {place} does not exist")
         elif path.is_dir():
             found |= dict.fromkeys(files.images(path))
         elif is_image(path):
@@ -245,7 +173,7 @@ def _find_splits(files: SourceFiles) -> dict[str, list[Path]]:
     for split, stems in _SPLIT_KEYS.items():
         for root in files.roots:
             for path in (path for stem in stems for path in files.of_stem(root, stem, _LISTS)):
-                if split not in splits and any(is_image(Path(line.strip("\"' "))) for line in _lines(path)):
+                if split not in splits and any(is_image(Path(line.strip("\"' "))) for line in read_lines(path)):
                     splits[split] = _images_of_list(path, [root], files)
     if any(splits.values()):
         return {split: images for split, images in splits.items() if images}
