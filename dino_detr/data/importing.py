@@ -87,7 +87,7 @@ def _split(data: ForeignDataset, source: Path, val_share: float | None) -> None:
         has = ", ".join(f"{split}: {len(images)}" for split, images in data.splits.items())
         raise ValueError(f"{source} has no two images that --val_share could share out among train and val ({has})")
     images = data.splits.pop(whole)
-    by_hash = sorted(images, key=lambda image: hashlib.sha256(image.path.name.encode()).digest())
+    by_hash = sorted(images, key=lambda image: hashlib.sha256(os.fsencode(image.path.name)).digest())
     num_val = min(max(1, round(val_share * len(images))), len(images) - 1)
     chosen = {id(image) for image in by_hash[:num_val]}
     data.splits["train"] = [image for image in images if id(image) not in chosen]

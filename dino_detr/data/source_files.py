@@ -168,7 +168,7 @@ def read_text(path: Path) -> str:
 
 def printable(text: str) -> str:
     """Return a text that can be printed and written as UTF-8, whatever bytes its file names have."""
-    return text.encode("utf-8", errors="backslashreplace").decode("utf-8")
+    return text.encode("utf-8", errors="surrogatepass").decode("utf-8", errors="replace")
 
 
 def _absolute(path: Path) -> Path:
