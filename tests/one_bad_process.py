@@ -4,7 +4,7 @@ import sys
 
 import torch
 
-from dino_detr import cli
+from dino_detr.cli import main, train
 
 MODULE = "model.encoder.layers.0.ffn.fc2"
 
@@ -19,12 +19,12 @@ def overflow(trainer) -> None:
 
 
 if __name__ == "__main__":
-    prepare = cli.prepare_training
+    prepare = train.prepare_training
 
     def prepare_training(arguments):
         trainer = prepare(arguments)
         overflow(trainer)
         return trainer
 
-    cli.prepare_training = prepare_training
-    cli.main(["train", *sys.argv[1:]])
+    train.prepare_training = prepare_training
+    main(["train", *sys.argv[1:]])
