@@ -6,7 +6,6 @@ from pathlib import Path
 from .outputs import claim_folder
 
 FORMS = ("yolo", "voc")
-NUM_PROBLEMS_SHOWN = 10
 
 
 def add_parser(verbs) -> None:
@@ -20,7 +19,7 @@ def add_parser(verbs) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    from ..data.importing import import_data
+    from ..data.importing import format_problems, import_data
 
     claim_folder(options.output)
     data = import_data(options.form, options.source, options.output, options.val_share, options.strict)
@@ -30,8 +29,6 @@ def run(options: argparse.Namespace) -> None:
         print(f"{split}: {len(images)} images, {sum(len(image.objects) for image in images)} boxes")
     print(f"{len(data.names)} classes: {', '.join(data.names.values())}")
     if data.problems:
-        shown = [f"  {problem}" for problem in data.problems[:NUM_PROBLEMS_SHOWN]]
-        rest = len(data.problems) - len(shown)
-        shown += [f"  and {rest} more"] if rest else []
-        print("\n".join([f"{len(data.problems)} problems, all of them in {options.output / 'problems.txt'}:", *shown]))
+        print(f"{len(data.problems)} problems, all of them in {options.output / 'problems.txt'}:")
+        print("\n".join(f"  {line}" for line in format_problems(data.problems)))
     print(f"{options.source} -> {options.output}")

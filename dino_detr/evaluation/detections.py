@@ -8,8 +8,10 @@ import numpy as np
 import torch
 from datasets import Dataset, Image
 from torch.utils.data import DataLoader
+from transformers.image_utils import ChannelDimension
 from transformers.utils import logging
 
+from ..data.decoding import decode_rgb, describe_fault
 from ..data.image_files import image_name
 from ..image_processing_dino_detr import select_detections, suppress_overlaps
 
@@ -78,11 +80,11 @@ def _process(samples: list[dict], processor) -> tuple[list, list, list, list]:
     images, image_ids, unreadable = [], [], []
     for sample in samples:
         try:
-            image = Image().decode_example(sample["image"])
-        except Exception as fault:  # Pillow's readers raise whatever comes
-            unreadable.append(f"{image_name(**sample)}: {fault}")
+            pixels = decode_rgb(sample["image"])
+        except OSError as fault:
+            unreadable.append(f"{image_name(**sample)}: {describe_fault(fault)}")
             continue
-        images.append(processor.process_image(image, do_convert_rgb=True))
+        images.append(processor.process_image(pixels, input_data_format=ChannelDimension.FIRST))
         image_ids.append(sample["image_id"])
     by_size = defaultdict(list)
     for position, image in enumerate(images):

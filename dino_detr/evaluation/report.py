@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 from datasets import Dataset, Image
 
+from ..data.decoding import decode_image, describe_fault
 from ..data.image_files import image_name, image_names
 from ..data.numbers import number_ids
-from ..image_processing_dino_detr import upright_rgb
 from .coco_results import clean_results
 from .coco_score import FIGURES, find_scorer, pack_detections, pack_objects, score
 from .errors import ERRORS, Errors, ImageMatches, find_errors, match_image, to_xywh
@@ -196,21 +196,21 @@ def _save_pictures(
             break
         if image_id not in places:
             continue
+        file = undecoded[places[image_id]]["image"]
         try:
-            image = upright_rgb(rows[places[image_id]]["image"])
-        except Exception as fault:  # Pillow's readers raise whatever comes
-            unread.append(f"{image_name(**undecoded[places[image_id]], image_id=image_id)}: {fault}")
+            image = decode_image(file)
+        except OSError as fault:
+            unread.append(f"{image_name(file, image_id)}: {describe_fault(fault)}")
             continue
         name = f"{len(entries) + 1:02}.jpg"
         folder.mkdir(exist_ok=True)
         width, height = image.size
         image.thumbnail((_LONGEST_SIDE, _LONGEST_SIDE))
         image.save(folder / name, quality=85)
-        path = undecoded[places[image_id]]["image"]["path"]
         entries.append(
             {
                 "image_id": image_id,
-                "file": Path(path).name if path else None,
+                "file": Path(file["path"]).name if file["path"] else None,
                 "picture": f"pictures/{name}",
                 "width": width,
                 "height": height,

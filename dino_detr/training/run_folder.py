@@ -8,17 +8,17 @@ from pathlib import Path
 
 import torch
 import yaml
-from datasets import Dataset
+from datasets import Dataset, Image
 from transformers import TrainerCallback
 from transformers.utils import logging
 
 from .. import __version__
 from ..data import class_names
+from ..data.decoding import decode_image
 from ..evaluation import draw_plots
 from ..evaluation.history import read_history
 from ..evaluation.pictures import draw_truth_and_detections, make_grid
 from ..hub.run_record import local_sources
-from ..image_processing_dino_detr import upright_rgb
 from .options import DinoDetrTrainingArguments
 
 logger = logging.get_logger(__name__)
@@ -102,9 +102,9 @@ def draw_sample_detections(
     names = dict(enumerate(class_names(rows)))
     tiles = [
         draw_truth_and_detections(
-            upright_rgb(row["image"]), truth[row["image_id"]], found[row["image_id"]], names, threshold
+            decode_image(row["image"]), truth[row["image_id"]], found[row["image_id"]], names, threshold
         )
-        for row in rows.select(shown)
+        for row in rows.select(shown).cast_column("image", Image(decode=False))
     ]
     if tiles:
         (folder / "plots").mkdir(exist_ok=True)
