@@ -34,9 +34,10 @@ from .evaluation.report import claim_report_folder, images_of_results, write_rep
 from .hub import load_reference_checkpoint, push_run, write_card
 from .image_processing_dino_detr import DinoDetrImageProcessor, upright_rgb
 from .training import DetectionTrainer, DinoDetrTrainingArguments, parse_options, prepare, train
+from .training.lock import FolderLost
 from .training.nonfinite import NonFinite, replay
 from .training.options import COCO_SIZES
-from .training.preemption import EXIT_STATUS, Preempted
+from .training.preemption import Preempted, ending_in_a_line
 from .training.run import augmentation_of
 from .training.unreadable import TooManyUnreadable
 
@@ -46,6 +47,11 @@ NUM_PROBLEMS_SHOWN = 10
 def main(arguments: list[str] | None = None) -> None:
     """Run one verb; what the user got wrong ends with one line, not with a traceback."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    with ending_in_a_line(training=arguments[:1] == ["train"]):
+        _run(arguments)
+
+
+def _run(arguments: list[str]) -> None:
     trainer = None
     try:
         if arguments[:1] == ["train"]:  # its options are those of the Trainer
@@ -62,8 +68,8 @@ def main(arguments: list[str] | None = None) -> None:
     except Preempted:
         print(f"dino-detr: stopped by a signal at step {trainer.state.global_step}; go on with the same command and "
               "--resume_from_checkpoint latest", file=sys.stderr)  # fmt: skip
-        sys.exit(EXIT_STATUS)
-    except (NonFinite, TooManyUnreadable) as error:
+        sys.exit(trainer.preemption.exit_status)
+    except (FolderLost, NonFinite, TooManyUnreadable) as error:
         sys.exit(f"dino-detr: {error}\n")  # in one write: other processes say theirs
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):

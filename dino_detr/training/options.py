@@ -10,6 +10,8 @@ import yaml
 from transformers import HfArgumentParser, TrainingArguments
 from transformers.integrations import get_available_reporting_integrations
 
+from .ema import figure_of_average
+
 COCO_SIZES = [480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800]
 
 # Of two that exclude one another, the command line's replaces the recipe's.
@@ -46,7 +48,7 @@ _IDLE = {
 }  # fmt: skip
 
 
-@dataclass
+@dataclass(repr=False)  # the one inherited leaves tokens out
 class DinoDetrTrainingArguments(TrainingArguments):
     """
     The options of a run: those of transformers' `TrainingArguments` and the following. The defaults are the
@@ -180,8 +182,8 @@ class DinoDetrTrainingArguments(TrainingArguments):
             raise ValueError(f"optim={self.optim} is not the recipe's AdamW, whose parameter groups are fixed")
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
             raise ValueError(f"ema_decay={self.ema_decay} must be between 0 and 1")
-        if self.ema_decay is not None and self.metric_for_best_model == "AP":
-            self.metric_for_best_model = "ema_AP"
+        if self.ema_decay is not None and self.metric_for_best_model is not None:
+            self.metric_for_best_model = figure_of_average(self.metric_for_best_model)
         if self.backbone_layer_decay is not None and not 0 < self.backbone_layer_decay <= 1:
             raise ValueError(f"backbone_layer_decay={self.backbone_layer_decay} must be between 0 and 1")
         if self.save_total_limit == 1 and self.eval_strategy != "no":
