@@ -16,26 +16,25 @@ from launching import ENVIRONMENT, ROOT, TWO_PROCESSES, run
 from dino_detr.training import lock, parse_options, prepare
 from dino_detr.training.lock import LOCK, FolderInUse, FolderLost, check_lock, lock_folder, unlock_folder
 
-HOLD = """
-import sys, time
-from pathlib import Path
-from dino_detr.training.lock import lock_folder
-lock_folder(Path(sys.argv[1]))
-print("held", flush=True)
-time.sleep(600)
-"""
+FORK = multiprocessing.get_context("fork")
+
+
+def _hold(folder: Path, held) -> None:
+    lock_folder(folder)
+    held.set()
+    time.sleep(600)
 
 
 @pytest.fixture
 def other(tmp_path):
     """Another process, which has the folder `run`."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", HOLD, tmp_path / "run"], cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdout.readline() == "held\n"
+    held = FORK.Event()
+    process = FORK.Process(target=_hold, args=(tmp_path / "run", held))
+    process.start()
+    assert held.wait(30)
     yield process
     process.kill()
-    process.wait()
+    process.join()
     unlock_folder(tmp_path / "run")
 
 
@@ -129,9 +128,8 @@ def test_of_runs_that_start_at_one_moment_one_gets_the_folder(tmp_path, monkeypa
         holder = json.loads((tmp_path / "run" / LOCK).read_text())
         unlock_folder(tmp_path / "run")
         (tmp_path / "run" / LOCK).write_text(json.dumps(holder | {"process": 2**22 + 1}))
-    context = multiprocessing.get_context("fork")
-    start, results = context.Barrier(6), context.Queue()
-    racers = [context.Process(target=_race, args=(tmp_path / "run", start, results)) for _ in range(6)]
+    start, results = FORK.Barrier(6), FORK.Queue()
+    racers = [FORK.Process(target=_race, args=(tmp_path / "run", start, results)) for _ in range(6)]
     for racer in racers:
         racer.start()
     got = [results.get(timeout=60) for _ in racers]

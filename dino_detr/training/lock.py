@@ -76,15 +76,12 @@ def lock_folder(folder: Path) -> None:
     """
     path, mine = _place(folder), _describe_this_process()
     taken_over = False
-    while path not in _held:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    while not _holds(path):
         holder = _read(path)
         if holder is None:
             path.parent.mkdir(parents=True, exist_ok=True)
-            if _create(path, mine):
-                if taken_over:  # others may have found it stale at the same moment
-                    time.sleep(SETTLE)
-                if not taken_over or _read(path) == mine:
-                    _held[path] = _Lock(path, mine)
+            _try_to_lock(path, mine, SETTLE if taken_over else 0.0)
         elif _is_alive(path, holder):
             raise FolderInUse(f"{folder} is in use by another run, {_shown(holder)}: choose another --output_dir, or "
                               "wait until it has ended")  # fmt: skip
@@ -92,6 +89,25 @@ def lock_folder(folder: Path) -> None:
             logger.warning(f"{folder}: the run that had it, {_shown(holder)}, is gone, and this one takes over")
             _remove_stale(path, holder)
             taken_over = True
+
+
+def _holds(path: Path) -> bool:
+    """Whether this process has the lock: no process that it was forked from, and nobody since."""
+    lock = _held.get(path)
+    return lock is not None and lock.holder["process"] == os.getpid() and lock.is_ours()
+
+
+def _try_to_lock(path: Path, mine: dict, settle: float) -> None:
+    """Have the lock among those held, unless another process is faster, also within `settle` seconds."""
+    try:
+        if _create(path, mine):
+            time.sleep(settle)  # others may have found the one before stale at the same moment
+            if _read(path) == mine:
+                _held[path] = _Lock(path, mine)
+    except BaseException:  # Ctrl-C at this very moment
+        if path not in _held and _read(path) == mine:
+            path.unlink()
+        raise
 
 
 def unlock_folder(folder: Path, now_at: Path | None = None) -> None:
