@@ -9,7 +9,7 @@ import sys
 import torch
 from fsdp_on_cpu import allow_sharding
 
-from dino_detr import cli
+from dino_detr.cli import main, train
 
 MODULE = "model.encoder.layers.0.ffn.fc2"
 
@@ -24,14 +24,14 @@ def overflow(trainer) -> None:
 
 
 if __name__ == "__main__":
-    prepare = cli.prepare_training
+    prepare = train.prepare_training
 
     def prepare_training(arguments):
         trainer = prepare(arguments)
         overflow(trainer)
         return trainer
 
-    cli.prepare_training = prepare_training
+    train.prepare_training = prepare_training
     if os.environ.get("ACCELERATE_USE_FSDP") == "true":
         allow_sharding()
-    cli.main(["train", *sys.argv[1:]])
+    main(["train", *sys.argv[1:]])

@@ -2,6 +2,7 @@
 
 import copy
 import json
+from pathlib import Path
 
 import pytest
 from pycocotools.coco import COCO
@@ -33,6 +34,7 @@ def evaluate(tmp_path):
         for name, content in (("results.json", results), ("annotations.json", annotations)):
             (tmp_path / name).write_text(json.dumps(content))
         files = [str(tmp_path / name) for name in ("results.json", "annotations.json", "figures.json")]
+        Path(files[2]).unlink(missing_ok=True)
         main(["evaluate", files[0], "--dataset", files[1], "--output", files[2], *options])
         return json.loads((tmp_path / "figures.json").read_text())
 

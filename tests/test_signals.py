@@ -9,7 +9,8 @@ import time
 import pytest
 from launching import ENVIRONMENT, ROOT, TWO_PROCESSES, lines, run
 
-from dino_detr import cli
+from dino_detr.cli import main
+from dino_detr.data import check
 from dino_detr.training.lock import LOCK
 
 SLOW_CHECKPOINTS = """
@@ -78,8 +79,8 @@ def test_ctrl_c_ends_any_verb_in_a_line(monkeypatch, capfd, tmp_path):
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "check_split", interrupt)
+    monkeypatch.setattr(check, "check_split", interrupt)
     with pytest.raises(SystemExit) as ended:
-        cli.main(["check-data", str(tmp_path), "--split", "val"])
+        main(["check-data", str(tmp_path), "--split", "val"])
     assert ended.value.code == 130
     assert capfd.readouterr().err.strip() == "dino-detr: stopped by Ctrl-C"

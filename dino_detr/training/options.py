@@ -10,6 +10,7 @@ import yaml
 from transformers import HfArgumentParser, TrainingArguments
 from transformers.integrations import get_available_reporting_integrations
 
+from ..recipes import find_recipe
 from .ema import figure_of_average
 
 COCO_SIZES = [480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800]
@@ -239,10 +240,8 @@ def parse_options(arguments: list[str]) -> DinoDetrTrainingArguments:
         FileNotFoundError: if there is no such recipe.
     """
     recipe, *rest = arguments
-    path = Path(recipe)
-    if not path.is_file():
-        raise FileNotFoundError(f"no recipe {recipe}")
-    values = yaml.safe_load(path.read_text()) or {}
+    path = find_recipe(recipe)
+    values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     if not isinstance(values, dict):
         raise ValueError(f"{recipe}: a recipe is a mapping of options to values")
     known = {f.name for f in fields(DinoDetrTrainingArguments) if f.init}

@@ -3,7 +3,6 @@
 import multiprocessing
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -115,10 +114,10 @@ class Preemption(TrainerCallback):
 
 
 @contextmanager
-def ending_in_a_line(training: bool) -> Iterator[None]:
+def stopping_at_once() -> Iterator[None]:
     """
-    Outside of `Preemption.listening`, Ctrl-C ends the process with a line and status 130. While a run is prepared,
-    signals of schedulers do so with the status that says "again". What is to be cleaned up is.
+    Inside this context, but outside of `Preemption.listening`, a scheduler's signal ends the process with a line and
+    the status that says "again". It is as when Python exits: what a run holds is given back.
     """
 
     def stop(number, _):
@@ -126,12 +125,8 @@ def ending_in_a_line(training: bool) -> Iterator[None]:
         raise SystemExit(EXIT_STATUS)
 
     in_main_thread = threading.current_thread() is threading.main_thread()
-    try:
-        with _handled(SIGNALS if training and in_main_thread else [], stop):
-            yield
-    except KeyboardInterrupt:
-        _tell("dino-detr: stopped by Ctrl-C")
-        sys.exit(INTERRUPTED_STATUS)
+    with _handled(SIGNALS if in_main_thread else [], stop):
+        yield
 
 
 @contextmanager

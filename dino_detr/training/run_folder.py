@@ -8,14 +8,15 @@ from pathlib import Path
 
 import torch
 import yaml
+from datasets import Dataset
 from transformers import TrainerCallback
 from transformers.utils import logging
 
 from .. import __version__
-from ..evaluation import draw_detections, draw_plots
-from ..evaluation.detections import detect
+from ..data import class_names
+from ..evaluation import draw_plots
 from ..evaluation.history import read_history
-from ..evaluation.pictures import make_grid
+from ..evaluation.pictures import draw_truth_and_detections, make_grid
 from ..hub.run_record import local_sources
 from ..image_processing_dino_detr import upright_rgb
 from .options import DinoDetrTrainingArguments
@@ -83,20 +84,28 @@ def _environment(args) -> dict:
     }
 
 
-def draw_sample_detections(model, processor, rows, folder: Path, count: int = 12, threshold: float = 0.3) -> None:
-    """`plots/detections.png`: the first rows of a data set with what the model finds in them."""
-    model.eval()
-    count = min(count, len(rows))
-    found = {detections["image_id"]: detections for detections in detect(model, processor, rows, range(count))}
-    tiles = []
-    image_ids = rows.select_columns(["image_id"])[:count]["image_id"]
-    readable = [index for index, image_id in enumerate(image_ids) if image_id in found]
-    for row in rows.select(readable):
-        detections = found[row["image_id"]]
-        keep = detections["scores"] > threshold
-        kept = {name: detections[name][keep] for name in ("scores", "labels", "boxes")}
-        tiles.append(draw_detections(upright_rgb(row["image"]), kept, model.config.id2label))
-    if not tiles:
-        return
-    (folder / "plots").mkdir(exist_ok=True)
-    make_grid(tiles).save(folder / "plots" / "detections.png")
+def draw_sample_detections(
+    folder: Path, rows: Dataset, detections: list[dict], references: list[dict], threshold: float, count: int = 8
+) -> None:
+    """
+    Draw `plots/detections.png`: what is annotated in the first images of a data set beside what was found in them.
+
+    Args:
+        folder: the run folder.
+        rows: the data set.
+        detections, references: of an evaluation of it; images that could not be read are in neither.
+        threshold: only detections above it are drawn.
+    """
+    found = {entry["image_id"]: entry for entry in detections}
+    truth = {entry["image_id"]: entry for entry in references}
+    shown = [index for index, image_id in enumerate(rows["image_id"]) if image_id in found][:count]
+    names = dict(enumerate(class_names(rows)))
+    tiles = [
+        draw_truth_and_detections(
+            upright_rgb(row["image"]), truth[row["image_id"]], found[row["image_id"]], names, threshold
+        )
+        for row in rows.select(shown)
+    ]
+    if tiles:
+        (folder / "plots").mkdir(exist_ok=True)
+        make_grid(tiles, columns=2, gap=24).save(folder / "plots" / "detections.png")
