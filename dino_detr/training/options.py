@@ -11,6 +11,7 @@ from transformers import HfArgumentParser, TrainingArguments
 from transformers.integrations import get_available_reporting_integrations
 
 from ..recipes import find_recipe
+from .ema import figure_of_average
 
 COCO_SIZES = [480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800]
 
@@ -50,7 +51,7 @@ _IDLE = {
 }  # fmt: skip
 
 
-@dataclass
+@dataclass(repr=False)  # the one inherited leaves tokens out
 class DinoDetrTrainingArguments(TrainingArguments):
     """
     The options of a run: those of transformers' `TrainingArguments` and the following. The defaults are the
@@ -193,8 +194,8 @@ class DinoDetrTrainingArguments(TrainingArguments):
             raise ValueError(f"val_share={self.val_share} must be between 0 and 1")
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
             raise ValueError(f"ema_decay={self.ema_decay} must be between 0 and 1")
-        if self.ema_decay is not None and self.metric_for_best_model == "AP":
-            self.metric_for_best_model = "ema_AP"
+        if self.ema_decay is not None and self.metric_for_best_model is not None:
+            self.metric_for_best_model = figure_of_average(self.metric_for_best_model)
         if self.backbone_layer_decay is not None and not 0 < self.backbone_layer_decay <= 1:
             raise ValueError(f"backbone_layer_decay={self.backbone_layer_decay} must be between 0 and 1")
         if self.save_total_limit == 1 and self.eval_strategy != "no":

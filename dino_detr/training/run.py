@@ -20,7 +20,7 @@ from ..evaluation.report import write_report
 from ..hub.cards import write_card
 from ..image_processing_dino_detr import DinoDetrImageProcessor
 from .options import DinoDetrTrainingArguments
-from .output_dir import check_space, claim_output_dir
+from .output_dir import check_space, claim_output_dir, release_output_dir
 from .preemption import Preempted
 from .run_folder import RunFolder, draw_sample_detections
 from .sharding import gather, own_class
@@ -42,6 +42,14 @@ def prepare(options: DinoDetrTrainingArguments) -> DetectionTrainer:
     """
     augmentation = augmentation_of(options)
     options.resume_from_checkpoint = claim_output_dir(options)
+    try:
+        return _prepare(options, augmentation)
+    except BaseException:
+        release_output_dir(options)
+        raise
+
+
+def _prepare(options: DinoDetrTrainingArguments, augmentation: Augmentation) -> DetectionTrainer:
     set_seed(options.seed)
     _set_aside(options)
     splits = options.train_split, options.eval_split
@@ -147,7 +155,15 @@ def train(trainer: DetectionTrainer) -> dict[str, float]:
 
     Raises:
         Preempted: if a signal asked to stop; the last checkpoint is of the moment it came.
+        FolderLost: if another run has taken the folder meanwhile.
     """
+    try:
+        return _train(trainer)
+    finally:
+        release_output_dir(trainer.args)
+
+
+def _train(trainer: DetectionTrainer) -> dict[str, float]:
     if trainer.uploads is not None:
         trainer.uploads.start()
     with trainer.preemption.listening():
