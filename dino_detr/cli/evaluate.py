@@ -54,15 +54,17 @@ def evaluate_results(options: argparse.Namespace) -> tuple:
     from ..data.annotation_json import read_json
     from ..data.findings import Findings
     from ..evaluation import score_results
+    from ..evaluation.image_ids import find_image_ids
     from ..evaluation.report import images_of_results
 
     if options.predictions:
         raise ValueError("--predictions goes with a checkpoint; a results file holds the predictions already")
     if options.one_label_per_query or options.nms_threshold is not None:
         raise ValueError("--one_label_per_query and --nms_threshold go with a checkpoint, not with a results file")
-    results = read_json(Path(options.source))
     annotations, findings = read_annotations(options.dataset, options.split), Findings()
+    results = read_json(Path(options.source))
     try:
+        results = find_image_ids(results, annotations)
         figures = score_results(results, annotations, options.scorer, findings)
     except ValueError as error:
         raise ValueError(f"{options.source} against {options.dataset}: {error}") from error
@@ -121,10 +123,13 @@ def read_annotations(dataset: str, split: str) -> dict:
     from ..data import category_ids, class_names
     from ..data.annotation_json import CocoAnnotations, read_json
     from ..data.coco import take_part
+    from ..data.image_files import image_names
 
     if dataset.endswith(".json"):
         return take_part(read_json(Path(dataset), CocoAnnotations), split)
-    rows = checked_rows(dataset, split).remove_columns("image")
+    rows = checked_rows(dataset, split)
+    images = [{"id": id_, "file_name": name} for id_, name in zip(rows["image_id"], image_names(rows))]
+    rows = rows.remove_columns("image")
     ids, names = category_ids(rows), class_names(rows)
     annotations = []
     for row in rows:
@@ -141,7 +146,7 @@ def read_annotations(dataset: str, split: str) -> dict:
                 }
             )
     return {
-        "images": [{"id": image_id} for image_id in rows["image_id"]],
+        "images": images,
         "annotations": annotations,
         "categories": [{"id": category_id, "name": name} for category_id, name in zip(ids, names)],
     }
