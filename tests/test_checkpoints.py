@@ -185,3 +185,16 @@ def test_where_averages_are_left_they_choose_the_best(recipe, tmp_path, name):
     assert (trainer.state.best_metric, trainer.state.best_global_step) == (0.3, 2)
     trainer = prepare(parse_options([str(recipe), "--metric_for_best_model", figure, *options[:6], *options[8:]]))
     assert trainer.args.metric_for_best_model == figure
+
+
+def test_the_best_checkpoint_is_found_where_a_run_was_moved_to_or_looked_for_anew(recipe, run_copy, caplog):
+    options = ["--ema_decay", "0.9", "--resume_from_checkpoint", "latest", "--output_dir", str(run_copy)]
+    trainer = prepare(parse_options([str(recipe), *options]))
+    state = trainer.state
+    state.best_global_step, state.best_metric, state.best_model_checkpoint = 1, 0.5, "/before/checkpoint-1"
+    trainer.find_best()
+    assert state.best_model_checkpoint == str(run_copy / "checkpoint-1")
+    shutil.rmtree(run_copy / "checkpoint-1")
+    trainer.find_best()
+    assert state.best_metric is state.best_global_step is state.best_model_checkpoint is None
+    assert "checkpoint-1, the best checkpoint so far, is not there any more" in caplog.text

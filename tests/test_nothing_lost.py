@@ -120,7 +120,6 @@ def test_killed_runs_continue_bit_for_bit(recipe, unbroken, tmp_path):
     [
         *itertools.product([signal.SIGTERM, signal.SIGUSR1], ["a step", "an evaluation", "the last evaluation"]),
         (signal.SIGINT, "a step"),
-        (signal.SIGINT, "an evaluation"),
     ],
 )
 def test_stopped_runs_save_and_go_on(recipe, unbroken, tmp_path, number, moment):

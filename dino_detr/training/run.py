@@ -19,6 +19,7 @@ from ..evaluation.operating_point import readable_threshold
 from ..evaluation.report import write_report
 from ..hub.cards import write_card
 from ..image_processing_dino_detr import DinoDetrImageProcessor
+from .lock import check_lock
 from .options import DinoDetrTrainingArguments
 from .output_dir import check_space, claim_output_dir, release_output_dir
 from .preemption import Preempted
@@ -175,6 +176,7 @@ def _train(trainer: DetectionTrainer) -> dict[str, float]:
     folder = Path(trainer.args.output_dir)
     weights = gather(trainer.model.state_dict())
     if trainer.is_world_process_zero():
+        check_lock(folder)
         with own_class(trainer.model):
             trainer.model.save_pretrained(folder, state_dict=weights)
         trainer.processor.save_pretrained(folder)

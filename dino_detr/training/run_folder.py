@@ -19,6 +19,7 @@ from ..evaluation import draw_plots
 from ..evaluation.history import read_history
 from ..evaluation.pictures import draw_truth_and_detections, make_grid
 from ..hub.run_record import local_sources
+from .lock import check_lock
 from .options import DinoDetrTrainingArguments
 
 logger = logging.get_logger(__name__)
@@ -45,6 +46,7 @@ class RunFolder(TrainerCallback):
 
     def on_log(self, args, state, control, logs, **kwargs):
         if state.is_world_process_zero and "loss" in logs:
+            check_lock(self.folder)
             self._append("metrics.jsonl", {"step": state.global_step, **logs})
 
     def on_evaluate(self, args, state, control, metrics, **kwargs):

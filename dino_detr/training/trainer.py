@@ -43,17 +43,20 @@ from .zero_ap import explain_zero_ap
 logger = logging.get_logger(__name__)
 
 
-class _KeepAverage(TrainerCallback):
-    """Starts the trainer's average of the weights when they are in place, and follows them."""
+class _Resume(TrainerCallback):
+    """Puts in place what a trainer has beside transformers' own when training begins, and follows the weights."""
 
     def __init__(self, trainer: "DetectionTrainer"):
         self.trainer = trainer
 
     def on_train_begin(self, args, state, control, **kwargs):
-        self.trainer.start_average(args.resume_from_checkpoint)
+        self.trainer.find_best()
+        if args.ema_decay is not None:
+            self.trainer.start_average(args.resume_from_checkpoint)
 
     def on_step_end(self, args, state, control, **kwargs):
-        self.trainer.ema.update()
+        if self.trainer.ema is not None:
+            self.trainer.ema.update()
 
 
 class DetectionTrainer(Trainer):
@@ -82,8 +85,7 @@ class DetectionTrainer(Trainer):
             self.remove_callback(ProgressCallback)
             self.add_callback(ProgressBar)
         self.ema: WeightAverage | None = None
-        if self.args.ema_decay is not None:
-            self.add_callback(_KeepAverage(self))
+        self.add_callback(_Resume(self))
         self.early_stopping: EarlyStopping | None = None
         if self.args.early_stopping_patience is not None:
             self.early_stopping = EarlyStopping(self.args.early_stopping_patience)
@@ -234,6 +236,14 @@ class DetectionTrainer(Trainer):
         if self.state.best_global_step and (self.state.best_global_step == self.state.global_step or best.exists()):
             self.state.best_model_checkpoint = str(best)
 
+    def find_best(self) -> None:
+        """Find the best checkpoint of a run that goes on: in this folder, which may have been moved, or not at all."""
+        self._name_best()
+        best = self.state.best_model_checkpoint
+        if best is not None and not Path(best).is_dir():
+            logger.warning(f"{best}, the best checkpoint so far, is not there any more: the best is looked for anew")
+            self.state.best_model_checkpoint = self.state.best_global_step = self.state.best_metric = None
+
     def _save_state(self, folder: Path) -> None:
         for part in [*self.callback_handler.callbacks, self.control]:
             if isinstance(part, ExportableState):
@@ -275,6 +285,7 @@ class DetectionTrainer(Trainer):
         An evaluation that was due when it was cut off is made up for first: it may be the one that ends the run.
         """
         self.state = state = TrainerState.load_from_json(str(Path(checkpoint) / "trainer_state.json"))
+        self.find_best()
         if self.early_stopping is not None:
             self.early_stopping.restore(state)
         self.model.to(self.args.device)
