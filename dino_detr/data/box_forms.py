@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 _FEW = 10  # boxes: too few to judge by those that leave their images
-_NORMALISED = 1.01  # rounding included
+NORMALISED = 1.01  # the largest value of such boxes, rounding included
 
 
 class Evidence(NamedTuple):
@@ -29,7 +29,7 @@ def find_box_form(boxes: np.ndarray, sizes: np.ndarray) -> Evidence | None:
         return None
     example = f"{boxes[0].round(4).tolist()} in an image of {sizes[0, 0]} x {sizes[0, 1]} pixels, say"
     larger = (sizes > 2).all(1) | (sizes == 0).any(1)
-    if larger.all() and boxes.max() <= _NORMALISED and boxes.min() >= 1 - _NORMALISED:
+    if larger.all() and boxes.max() <= NORMALISED and boxes.min() >= 1 - NORMALISED:
         return Evidence("normalised", f"no value of {len(boxes):,} boxes is above 1: {example}")
     known = (sizes > 0).all(1)
     boxes, sizes = boxes[known], sizes[known]

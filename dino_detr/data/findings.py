@@ -71,7 +71,11 @@ KINDS = {  # in the order of a report
     "unusable_iscrowd": Kind("annotations whose iscrowd is neither 0 nor 1", "correct", "iscrowd", "0 is taken"),
     "same_image": Kind("images that another split has too", "keep", "image", "figures on them say little"),
     "all_outside": Kind(
-        "image files outside of the data set's folder, as all are", "keep", "image", "pictures show them", defect=False
+        "image files outside of the data set's folder, as all are",
+        "keep",
+        "image",
+        "pictures of reports show them",
+        defect=False,
     ),
     "respelled_file": Kind(
         "image files that file_name spells otherwise", "keep", "image", "each is the only one that fits", defect=False

@@ -40,7 +40,7 @@ def read_number(value: object) -> float | None:
     try:
         return float(value)
     except OverflowError:
-        return math.copysign(math.inf, value)
+        return math.inf if value > 0 else -math.inf
 
 
 def read_flag(value: object) -> int | None:

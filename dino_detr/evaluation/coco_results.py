@@ -7,12 +7,14 @@ import numpy as np
 import torch
 
 from ..data.annotation_json import LISTS
+from ..data.box_forms import NORMALISED
 from ..data.coco import clean_annotations
 from ..data.coco_reader import is_plain_box
 from ..data.findings import Findings
 from ..data.numbers import number_ids, read_box, read_number, read_whole, shown
 from .coco_score import FIGURES, find_scorer, pack_detections, pack_objects, score
 
+_FEW = 5  # boxes: too few to see that they are normalised
 _ROW = {"image_id", "category_id", "bbox", "score"}  # what a result has
 
 
@@ -89,7 +91,9 @@ def clean_results(results: list[dict], annotations: dict, findings: Findings | N
         "image_id": _Finder(cleaned["images"], found, "unusable_image"),
         "category_id": _Finder(cleaned["categories"], found, "unusable_category"),
     }
-    return [_read_row(row, number, finders) for number, row in enumerate(results)], cleaned
+    rows = [_read_row(row, number, finders) for number, row in enumerate(results)]
+    _refuse_other_units(rows, cleaned["annotations"])
+    return rows, cleaned
 
 
 def to_coco_results(predictions: list[dict], category_ids: list) -> list[dict]:
@@ -208,6 +212,22 @@ def _refuse_if_boxless(findings: Findings) -> None:
             said = value if value.startswith("bbox ") else f"bbox is {value}"
             raise ValueError(
                 f"annotation {annotation_id} of {image}: {said}; it must be [x, y, width, height] in pixels"
+            )
+
+
+def _refuse_other_units(results: list[dict], objects: list[dict]) -> None:
+    """Boxes in 0..1 against boxes in pixels would score 0 and look like a bad detector."""
+    largest = {}
+    for name, rows in (("results", results), ("annotations", objects)):
+        boxes = np.array([row["bbox"] for row in rows], dtype="f8").reshape(-1, 4)
+        largest[name] = boxes.max(initial=0) if len(boxes) >= _FEW else None
+    if None in largest.values():
+        return
+    for name, other in (("results", "annotations"), ("annotations", "results")):
+        if largest[name] <= NORMALISED < largest[other]:
+            raise ValueError(
+                f"no box of the {name} has a value above {largest[name]:.4g}, those of the {other} go to "
+                f"{largest[other]:.6g}: the {name} are normalised, not in pixels"
             )
 
 
