@@ -13,6 +13,7 @@ from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from transformers.utils import TensorType
 
 from .boxes import cxcywh_to_xyxy, xyxy_to_cxcywh
+from .padding import mask_padding
 
 
 class DinoDetrImageProcessor(TorchvisionBackend):
@@ -212,13 +213,6 @@ def stack_padded(images: list[Tensor], pad_size=None, memory_format=torch.contig
         place[:, h:] = 0
         place[:, :h, w:] = 0
     return batch
-
-
-def mask_padding(sizes: Tensor, height: int, width: int) -> Tensor:
-    """Heights and widths `[B, 2]` of padded images -> int64 `[B, height, width]`, 1 = image."""
-    rows = torch.arange(height, device=sizes.device) < sizes[:, :1]
-    columns = torch.arange(width, device=sizes.device) < sizes[:, 1:]
-    return (rows[:, :, None] & columns[:, None]).long()
 
 
 def select_detections(
