@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from .deformable_gather import GatherSampling
 from .deformable_triton import TritonSampling, triton_works
-from .linear import is_untouched, linear
+from .linear import is_captured, is_untouched, linear
 
 SAMPLING = ("auto", "plain", "gather", "triton")
 
@@ -60,18 +60,24 @@ def deformable_sampling(
     """
     As `plain_sampling`, in one of the ways of `SAMPLING`.
 
-    `auto` is `triton` on a GPU where it works, `gather` on a CPU, else `plain`; under `torch.compile`, which fuses what
-    `gather` does in blocks, a CPU has `plain`. All give the same but for rounding.
+    `auto` is `triton` on a GPU where it works, `gather` on a CPU, else `plain`; a compiler, exporter or tracer, which
+    cannot follow what `gather` does in blocks, has `plain` on a CPU. All give the same but for rounding.
     """
     if sampling == "auto":
-        device = value.device.type
-        on_cpu = "plain" if torch.compiler.is_compiling() else "gather"
-        sampling = on_cpu if device == "cpu" else "triton" if device == "cuda" and triton_works() else "plain"
+        sampling = _fastest_sampling(value)
     if sampling == "triton":
         return TritonSampling.apply(value, sampling_locations, attention_weights, spatial_shapes)
     if sampling == "gather":
         return GatherSampling.apply(value, sampling_locations, attention_weights, spatial_shapes)
     return plain_sampling(value, spatial_shapes, sampling_locations, attention_weights)
+
+
+def _fastest_sampling(value: Tensor) -> str:
+    if value.device.type == "cpu":
+        return "plain" if is_captured() else "gather"
+    if value.device.type == "cuda" and not torch.jit.is_tracing() and triton_works(value.device, value.dtype):
+        return "triton"
+    return "plain"
 
 
 class PointSoftmax(nn.Module):

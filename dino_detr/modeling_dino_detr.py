@@ -272,7 +272,7 @@ class DinoDetrForObjectDetection(DinoDetrPreTrainedModel):
     def from_backbone(
         cls,
         source: str,
-        id2label: dict[int, str] | None = None,
+        id2label: dict[int, str] | list[str] | None = None,
         patch_size: int | None = 16,
         freeze_backbone: bool = True,
         **config_arguments,
@@ -282,7 +282,7 @@ class DinoDetrForObjectDetection(DinoDetrPreTrainedModel):
 
         Args:
             source: Hub id or folder of a DINOv2 (with registers or not) or DINOv3 ViT, or `timm:<name>` of a plain ViT.
-            id2label: class names by index; None: 80 nameless classes.
+            id2label: class names, by index or in order; None: 80 nameless classes.
             patch_size: side of a patch in pixels; the patch embedding and position grid are resampled where it is not
                 the checkpoint's. None keeps the checkpoint's.
             freeze_backbone: whether the backbone is left as it is.
