@@ -161,7 +161,7 @@ def write_dump(
             seeds = torch.tensor(batch["noise_seeds"])
             tensors |= _flatten({**batch, "noise_seeds": seeds}, f"batches.{index}")
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, partial / INPUTS)
-        (partial / REPORT).write_text(json.dumps(report, indent=2) + "\n")
+        (partial / REPORT).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
         partial.rename(folder)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
@@ -190,7 +190,7 @@ def read_dump(dump: Path, device: torch.device) -> tuple[DinoDetrForObjectDetect
         if not (dump / name).is_file():
             raise ValueError(f"{dump} is not a whole dump of a step: it has no {name}")
     try:
-        report = json.loads((dump / REPORT).read_text())
+        report = json.loads((dump / REPORT).read_text(encoding="utf-8"))
     except ValueError as fault:
         raise ValueError(f"{dump / REPORT} is damaged: {fault}") from fault
     try:

@@ -39,8 +39,8 @@ class RunFolder(TrainerCallback):
         if not state.is_world_process_zero:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / "recipe.yaml").write_text(yaml.safe_dump(args.recipe))
-        (self.folder / "environment.json").write_text(json.dumps(_environment(args), indent=2))
+        (self.folder / "recipe.yaml").write_text(yaml.safe_dump(args.recipe), encoding="utf-8")
+        (self.folder / "environment.json").write_text(json.dumps(_environment(args), indent=2), encoding="utf-8")
         for name in ("metrics.jsonl", "evaluation.jsonl"):
             self._forget_after(self.folder / name, state.global_step)
 
@@ -65,11 +65,11 @@ class RunFolder(TrainerCallback):
             return
         kept = [json.dumps(line) + "\n" for line in read_history(path) if line["step"] <= step]
         temporary = path.with_name(f".{path.name}.partial")
-        temporary.write_text("".join(kept))
+        temporary.write_text("".join(kept), encoding="utf-8")
         temporary.replace(path)
 
     def _append(self, name: str, line: dict) -> None:
-        with open(self.folder / name, "a") as file:
+        with open(self.folder / name, "a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 
 

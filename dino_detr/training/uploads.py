@@ -111,7 +111,7 @@ class Uploads:
         for line in read_history(self.folder / "evaluation.jsonl"):
             if line["step"] == step:
                 figures = {"step": step} | {name: line[prefix + name] for name in FIGURES}
-                (staged / "figures.json").write_text(json.dumps(figures))
+                (staged / "figures.json").write_text(json.dumps(figures), encoding="utf-8")
         return staged
 
     def _work(self) -> None:
