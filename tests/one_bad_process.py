@@ -1,8 +1,13 @@
-"""A run of two processes of which the second meets an overflow at its second step: `one_bad_process.py RECIPE ...`."""
+"""
+A run of two processes, DDP or FSDP2, of which the second meets an overflow at its second step:
+`one_bad_process.py RECIPE ...`.
+"""
 
+import os
 import sys
 
 import torch
+from fsdp_on_cpu import allow_sharding
 
 from dino_detr.cli import main, train
 
@@ -27,4 +32,6 @@ if __name__ == "__main__":
         return trainer
 
     train.prepare_training = prepare_training
+    if os.environ.get("ACCELERATE_USE_FSDP") == "true":
+        allow_sharding()
     main(["train", *sys.argv[1:]])

@@ -9,6 +9,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from dino_detr.cli import main
+from dino_detr.evaluation.image_ids import find_image_ids
 
 ANNOTATIONS = {
     "info": {},
@@ -83,8 +84,8 @@ def test_what_is_no_results_file_is_said(evaluate):
     cases = [
         ([row | {"segmentation": mask} for row in without(RESULTS, "bbox")], ANNOTATIONS,
          r"results\[0\] has no bbox; .*masks alone are not scored"),
-        ([RESULTS[0], RESULTS[1] | {"image_id": "9"}], ANNOTATIONS,
-         r"results\[1\]: image_id '9' is not in the annotations; there it is a number"),
+        ([RESULTS[0], RESULTS[1] | {"image_id": "8"}], ANNOTATIONS,
+         r"results\[1\]: image_id '8' is not in the annotations; give"),
         ([RESULTS[0] | {"image_id": "a"}], ANNOTATIONS, r"results\[0\]: image_id 'a' .* give the annotation file"),
         ([RESULTS[0], RESULTS[1] | {"bbox": [1, 2, 3]}], ANNOTATIONS, r"results\[1\]: bbox is \[1, 2, 3\]; it must be"),
         ([RESULTS[0] | {"score": None}], ANNOTATIONS, r"results\[0\]: score is None; it must be a finite number"),
@@ -100,3 +101,14 @@ def test_what_is_no_results_file_is_said(evaluate):
             evaluate(results, annotations)
     with pytest.raises(SystemExit, match="--one_label_per_query and --nms_threshold go with a checkpoint"):
         evaluate(RESULTS, ANNOTATIONS, "--nms_threshold", "0.5")
+
+
+def test_images_are_known_by_the_names_of_their_files():
+    """Where a name is the same or ends alike, and is no id; two files for one image are refused."""
+    images = [{"id": 7, "file_name": "a/x.jpg"}, {"id": 8, "file_name": "b/x.jpg"}, {"id": 9, "file_name": "y.jpg"}]
+    images.append({"id": "z.jpg", "file_name": "y2.jpg"})
+    named = ["a/x.jpg", "b/x.jpg", "photos/y.jpg", "z.jpg", "x.jpg", "none.jpg", 7]
+    rows = find_image_ids([{"image_id": name} for name in named], {"images": images})
+    assert [row["image_id"] for row in rows] == [7, 8, 9, "z.jpg", "x.jpg", "none.jpg", 7]
+    with pytest.raises(ValueError, match=r"photos/y\.jpg and y\.jpg are both taken for image 9"):
+        find_image_ids([{"image_id": "photos/y.jpg"}, {"image_id": "y.jpg"}], {"images": images})

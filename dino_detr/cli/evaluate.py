@@ -1,7 +1,7 @@
 """`dino-detr evaluate`: COCO's figures of a checkpoint or of a results file."""
 
 import argparse
-import json
+import sys
 from pathlib import Path
 
 from .common import add_device, add_post_processing, checked_rows, is_results_file, load_checkpoint, post_processing
@@ -51,18 +51,25 @@ def run(options: argparse.Namespace) -> None:
 
 def evaluate_results(options: argparse.Namespace) -> tuple:
     """Score a results file: figures, detections, references and the rows for a report (or why there are none)."""
+    from ..data.annotation_json import read_json
+    from ..data.findings import Findings
     from ..evaluation import score_results
+    from ..evaluation.image_ids import find_image_ids
     from ..evaluation.report import images_of_results
 
     if options.predictions:
         raise ValueError("--predictions goes with a checkpoint; a results file holds the predictions already")
     if options.one_label_per_query or options.nms_threshold is not None:
         raise ValueError("--one_label_per_query and --nms_threshold go with a checkpoint, not with a results file")
-    results, annotations = read_json(options.source), read_annotations(options.dataset, options.split)
+    annotations, findings = read_annotations(options.dataset, options.split), Findings()
+    results = read_json(Path(options.source))
     try:
-        figures = score_results(results, annotations, options.scorer)
+        results = find_image_ids(results, annotations)
+        figures = score_results(results, annotations, options.scorer, findings)
     except ValueError as error:
         raise ValueError(f"{options.source} against {options.dataset}: {error}") from error
+    if any(finding.is_defect for finding in findings.sorted()):
+        print("\n".join([options.dataset, *(finding.format() for finding in findings.sorted())]), file=sys.stderr)
     if not options.report:
         return figures, [], [], ""
     return figures, *images_of_results(results, annotations), rows_with_images(options.dataset, options.split)
@@ -114,10 +121,15 @@ def rows_with_images(dataset: str, split: str):
 def read_annotations(dataset: str, split: str) -> dict:
     """Return COCO annotations of a file as they are, or of a data set."""
     from ..data import category_ids, class_names
+    from ..data.annotation_json import CocoAnnotations, read_json
+    from ..data.coco import take_part
+    from ..data.image_files import image_names
 
     if dataset.endswith(".json"):
-        return read_json(dataset)
-    rows = checked_rows(dataset, split).remove_columns("image")
+        return take_part(read_json(Path(dataset), CocoAnnotations), split)
+    rows = checked_rows(dataset, split)
+    images = [{"id": id_, "file_name": name} for id_, name in zip(rows["image_id"], image_names(rows))]
+    rows = rows.remove_columns("image")
     ids, names = category_ids(rows), class_names(rows)
     annotations = []
     for row in rows:
@@ -134,14 +146,7 @@ def read_annotations(dataset: str, split: str) -> dict:
                 }
             )
     return {
-        "images": [{"id": image_id} for image_id in rows["image_id"]],
+        "images": images,
         "annotations": annotations,
         "categories": [{"id": category_id, "name": name} for category_id, name in zip(ids, names)],
     }
-
-
-def read_json(path: str):
-    try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error

@@ -21,10 +21,19 @@ from . import (
 
 VERBS = (train, evaluate, predict, check_data, import_data, recipes, compare, forecast, convert, hub, benchmark, replay)
 
+INTERRUPTED_STATUS = 130  # as shells have it
+
 
 def main(arguments: list[str] | None = None) -> None:
     """Run one verb. What the user got wrong ends with one line, not with a traceback."""
-    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        _run_verb(sys.argv[1:] if arguments is None else arguments)
+    except KeyboardInterrupt:
+        print("\ndino-detr: stopped by Ctrl-C", file=sys.stderr)
+        sys.exit(INTERRUPTED_STATUS)
+
+
+def _run_verb(arguments: list[str]) -> None:
     if arguments[:1] == ["train"]:  # its options are those of the Trainer
         train.run(arguments[1:])
         return

@@ -45,7 +45,7 @@ def run(options: argparse.Namespace) -> None:
     entries, rows = [], []
     for start in range(0, len(sources), options.batch_size):
         some = slice(start, start + options.batch_size)
-        for entry, its_rows in _predict_some(detector, sources[some], pictures[some], start, output, options):
+        for entry, its_rows in _predict_some(detector, sources[some], pictures[some], output, options):
             entries.append(entry)
             rows += its_rows
     for name in former - {entry["picture"] for entry in entries}:
@@ -61,7 +61,7 @@ def run(options: argparse.Namespace) -> None:
         print(f"{unread} of {len(entries)} images could not be read; {output / DETECTIONS} says why", file=sys.stderr)
 
 
-def _predict_some(detector, sources: list, pictures: list[str], first_id: int, output: Path, options):
+def _predict_some(detector, sources: list, pictures: list[str], output: Path, options):
     """Detect in a batch of sources. Yields, of each, its entry of `detections.json` and its COCO results."""
     from torchvision.transforms.v2.functional import to_pil_image
 
@@ -93,7 +93,7 @@ def _predict_some(detector, sources: list, pictures: list[str], first_id: int, o
             }
             for score, label, box in _rows(kept)
         ]
-        yield entry, _to_results(first_id + position, source.name, detections, config)
+        yield entry, _to_results(source.name, detections, config)
 
 
 def _rows(detections: dict):
@@ -118,13 +118,12 @@ def _summarise(detections: dict, kept: dict, names: dict[int, str], threshold: f
     return f"0 detections above {threshold:.2g}; the best is {label} {best:.2g}"
 
 
-def _to_results(image_id: int, name: str, detections: dict, config) -> list[dict]:
-    """The detections of every score as COCO results, which `evaluate` pairs with its images by `file_name`."""
+def _to_results(name: str, detections: dict, config) -> list[dict]:
+    """Return the detections of every score as COCO results; `evaluate` takes the file's name as `image_id`."""
     from ..evaluation import to_coco_results
 
     ids = config.category_ids or list(range(config.num_labels))
-    rows = to_coco_results([{"image_id": image_id, **detections}], ids)
-    return [{**row, "file_name": Path(name).as_posix()} for row in rows]
+    return to_coco_results([{"image_id": Path(name).as_posix(), **detections}], ids)
 
 
 def name_pictures(stems: list[str], taken: set[str]) -> list[str]:

@@ -9,13 +9,21 @@ def add_parser(verbs) -> None:
 
 def run(arguments: list[str]) -> None:
     """Prepare a run and train. Every way in which a run can end has its exit status and its line."""
+    from ..training.preemption import stopping_at_once
+
+    with stopping_at_once():
+        _run(arguments)
+
+
+def _run(arguments: list[str]) -> None:
     import errno
 
     from huggingface_hub.errors import StrictDataclassError
 
     from ..training import train
+    from ..training.lock import FolderLost
     from ..training.nonfinite import NonFinite
-    from ..training.preemption import EXIT_STATUS, Preempted
+    from ..training.preemption import Preempted
     from ..training.unreadable import TooManyUnreadable
 
     try:
@@ -29,8 +37,8 @@ def run(arguments: list[str]) -> None:
     except Preempted:
         print(f"dino-detr: stopped by a signal at step {trainer.state.global_step}; go on with the same command and "
               "--resume_from_checkpoint latest", file=sys.stderr)  # fmt: skip
-        sys.exit(EXIT_STATUS)
-    except (NonFinite, TooManyUnreadable) as error:
+        sys.exit(trainer.preemption.exit_status)
+    except (FolderLost, NonFinite, TooManyUnreadable) as error:
         sys.exit(f"dino-detr: {error}\n")  # in one write: other processes say theirs
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):

@@ -1,5 +1,6 @@
 """A model's detections on the rows of a data set."""
 
+import signal
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from functools import partial
@@ -56,6 +57,7 @@ def detect(
         batch_sampler=batches,
         num_workers=num_workers,
         collate_fn=partial(_process, processor=processor),
+        worker_init_fn=_leave_interrupts_to_parent,
         generator=torch.Generator(),  # the global one is training's
     )
     for image_ids, image_sizes, groups, unreadable in loader:
@@ -73,6 +75,11 @@ def detect(
                     "labels": labels.numpy().astype(np.int16),
                     "boxes": boxes.numpy(),
                 }
+
+
+def _leave_interrupts_to_parent(_worker_id: int) -> None:
+    """Ctrl-C reaches data workers too; the parent ends them."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _process(samples: list[dict], processor) -> tuple[list, list, list, list]:

@@ -9,7 +9,8 @@ from datasets import Dataset, Image
 
 from ..data.decoding import decode_image, describe_fault
 from ..data.image_files import image_name, image_names
-from .coco_results import scored_annotations
+from ..data.numbers import number_ids
+from .coco_results import clean_results
 from .coco_score import FIGURES, find_scorer, pack_detections, pack_objects, score
 from .errors import ERRORS, Errors, ImageMatches, find_errors, match_image, to_xywh
 from .report_figures import draw_calibration, draw_classes, draw_confusion, draw_precision_recall
@@ -102,14 +103,17 @@ def images_of_results(results: list[dict], annotations: dict) -> tuple[list[dict
     The rows of a result file and its annotations, both as `score_results` takes them, image by image.
 
     Returns:
-        Detections and references as `write_report` takes them; labels are the ranks of the category ids.
+        Detections and references as `write_report` takes them; labels are the ranks of the category ids. Image ids that
+        are text have the numbers that they have in rows.
     """
-    labels = {id_: label for label, id_ in enumerate(sorted({c["id"] for c in annotations["categories"]}))}
-    found, wanted = defaultdict(list), {image["id"]: [] for image in annotations["images"]}
+    results, annotations = clean_results(results, annotations)
+    images, categories = (number_ids(e["id"] for e in annotations[name]) for name in ("images", "categories"))
+    labels = {id_: label for label, id_ in enumerate(sorted(categories, key=categories.get))}
+    found, wanted = defaultdict(list), {number: [] for number in images.values()}
     for row in results:
-        found[row["image_id"]].append(row)
-    for entry in scored_annotations(annotations):
-        wanted[entry["image_id"]].append(entry)
+        found[images[row["image_id"]]].append(row)
+    for entry in annotations["annotations"]:
+        wanted[images[entry["image_id"]]].append(entry)
 
     def columns(image_id, entries: list[dict]) -> dict:
         boxes = np.array([entry["bbox"] for entry in entries], dtype="f8").reshape(-1, 4)
@@ -123,8 +127,8 @@ def images_of_results(results: list[dict], annotations: dict) -> tuple[list[dict
     references = [
         {
             **columns(image_id, entries),
-            "area": [entry.get("area", entry["bbox"][2] * entry["bbox"][3]) for entry in entries],
-            "iscrowd": [entry.get("iscrowd", 0) for entry in entries],
+            "area": [entry["area"] for entry in entries],
+            "iscrowd": [entry["iscrowd"] for entry in entries],
         }
         for image_id, entries in wanted.items()
     ]

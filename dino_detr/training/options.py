@@ -11,6 +11,7 @@ from transformers import HfArgumentParser, TrainingArguments
 from transformers.integrations import get_available_reporting_integrations
 
 from ..recipes import find_recipe
+from .ema import figure_of_average
 
 COCO_SIZES = [480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800]
 
@@ -24,6 +25,8 @@ _CONDITIONS = [
     ("patch_size", {"model", "backbone"}, lambda options: options.backbone is not None),
     *((name, {"overfit_images"}, lambda options: options.overfit_images is None) for name in _AUGMENTATION),
     ("eval_split", {"overfit_images"}, lambda options: options.overfit_images is None),
+    ("eval_split", {"val_share"}, lambda options: options.val_share is None),
+    ("val_share", {"overfit_images"}, lambda options: options.overfit_images is None),
     ("lr_scheduler_type", {"lr_decay_steps"}, lambda options: not options.lr_decay_steps),
     ("lr_scheduler_kwargs", {"lr_decay_steps"}, lambda options: not options.lr_decay_steps),
     ("num_train_epochs", {"max_steps"}, lambda options: options.max_steps <= 0),
@@ -48,7 +51,7 @@ _IDLE = {
 }  # fmt: skip
 
 
-@dataclass
+@dataclass(repr=False)  # the one inherited leaves tokens out
 class DinoDetrTrainingArguments(TrainingArguments):
     """
     The options of a run: those of transformers' `TrainingArguments` and the following. The defaults are the
@@ -73,6 +76,13 @@ class DinoDetrTrainingArguments(TrainingArguments):
     dataset: str | None = field(default=None, metadata={"help": "COCO folder, saved data set, Hub id, or `digits`."})
     train_split: str = field(default="train", metadata={"help": "Split to train on."})
     eval_split: str = field(default="val", metadata={"help": "Split to evaluate on."})
+    val_share: float | None = field(
+        default=None,
+        metadata={
+            "help": "Set this share (0.2, say) of train_split aside and evaluate on it, instead of on eval_split; the "
+            "images are chosen by their names, the same ones each time."
+        },
+    )
     strict: bool = field(
         default=False, metadata={"help": "Refuse data with defects, where they would be left out or set right."}
     )
@@ -180,10 +190,12 @@ class DinoDetrTrainingArguments(TrainingArguments):
             raise ValueError("model_config has a backbone_config, but model or backbone brings its own: leave one out")
         if self.optim not in ("adamw_torch", "adamw_torch_fused"):
             raise ValueError(f"optim={self.optim} is not the recipe's AdamW, whose parameter groups are fixed")
+        if self.val_share is not None and not 0 < self.val_share < 1:
+            raise ValueError(f"val_share={self.val_share} must be between 0 and 1")
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
             raise ValueError(f"ema_decay={self.ema_decay} must be between 0 and 1")
-        if self.ema_decay is not None and self.metric_for_best_model == "AP":
-            self.metric_for_best_model = "ema_AP"
+        if self.ema_decay is not None and self.metric_for_best_model is not None:
+            self.metric_for_best_model = figure_of_average(self.metric_for_best_model)
         if self.backbone_layer_decay is not None and not 0 < self.backbone_layer_decay <= 1:
             raise ValueError(f"backbone_layer_decay={self.backbone_layer_decay} must be between 0 and 1")
         if self.save_total_limit == 1 and self.eval_strategy != "no":

@@ -8,18 +8,20 @@ from datasets import Dataset
 from transformers import set_seed
 from transformers.utils import logging
 
-from ..data import category_ids, class_names
+from ..data import category_ids, class_names, list_splits
 from ..data.augmentation import Augmentation, build_augmentation
 from ..data.check import Report, check_split, summarise
 from ..data.findings import KEPT_EXAMPLES
 from ..data.samples import TrainingSamples, count_objects, drop_images_without_boxes
+from ..data.splits import how_to_share, share_splits, split_part
 from ..evaluation.coco_results import format_figure
 from ..evaluation.operating_point import readable_threshold
 from ..evaluation.report import write_report
 from ..hub.cards import write_card
 from ..image_processing_dino_detr import DinoDetrImageProcessor
+from .lock import check_lock
 from .options import DinoDetrTrainingArguments
-from .output_dir import check_space, claim_output_dir
+from .output_dir import check_space, claim_output_dir, release_output_dir
 from .preemption import Preempted
 from .run_folder import RunFolder, draw_sample_detections
 from .sharding import gather, own_class
@@ -41,11 +43,21 @@ def prepare(options: DinoDetrTrainingArguments) -> DetectionTrainer:
     """
     augmentation = augmentation_of(options)
     options.resume_from_checkpoint = claim_output_dir(options)
+    try:
+        return _prepare(options, augmentation)
+    except BaseException:
+        release_output_dir(options)
+        raise
+
+
+def _prepare(options: DinoDetrTrainingArguments, augmentation: Augmentation) -> DetectionTrainer:
     set_seed(options.seed)
-    if Path(options.dataset).is_file() and options.train_split != options.eval_split:
+    _set_aside(options)
+    splits = options.train_split, options.eval_split
+    if Path(options.dataset).is_file() and splits[0] != splits[1] and not all(split_part(split)[1] for split in splits):
         raise ValueError(
-            f"{options.dataset} is one split, to train on or to evaluate on: put files of both, "
-            f"{options.train_split}.json and {options.eval_split}.json, into a folder and give that as dataset"
+            f"{options.dataset} is one split, to train on or to evaluate on: put files of both, {splits[0]}.json and "
+            f"{splits[1]}.json, into a folder and give that as dataset. {how_to_share(list_splits(options.dataset)[0])}"
         )
     reports = _check(options)
     train_rows, eval_rows = drop_images_without_boxes(reports[0].rows), reports[-1].rows
@@ -73,6 +85,23 @@ def prepare(options: DinoDetrTrainingArguments) -> DetectionTrainer:
         eval_dataset=eval_rows,
         callbacks=[RunFolder(options)],
     )
+
+
+def _set_aside(options: DinoDetrTrainingArguments) -> None:
+    """With `val_share`, the split to train on becomes two parts, one to train and one to evaluate on."""
+    if options.val_share is None or options.overfit_images is not None:
+        return
+    split, part = split_part(options.train_split)
+    if part:
+        raise ValueError(f"val_share takes a share of a whole split, and train_split={options.train_split} is a part")
+    with options.main_process_first(local=False, desc="looking at the splits"):  # the others find it in the cache
+        available = list_splits(options.dataset)
+    if len(available) == 1 and split != available[0]:
+        logger.warning(f"{options.dataset}: {options.val_share:.0%} of its only split, {available[0]}, are set aside")
+        split = available[0]
+    options.train_split, options.eval_split = share_splits(split, options.val_share)
+    options.recipe |= {"train_split": options.train_split, "eval_split": options.eval_split}
+    options.recipe.pop("val_share", None)  # it is in both now
 
 
 def _check(options: DinoDetrTrainingArguments) -> list[Report]:
@@ -127,7 +156,15 @@ def train(trainer: DetectionTrainer) -> dict[str, float]:
 
     Raises:
         Preempted: if a signal asked to stop; the last checkpoint is of the moment it came.
+        FolderLost: if another run has taken the folder meanwhile.
     """
+    try:
+        return _train(trainer)
+    finally:
+        release_output_dir(trainer.args)
+
+
+def _train(trainer: DetectionTrainer) -> dict[str, float]:
     if trainer.uploads is not None:
         trainer.uploads.start()
     with trainer.preemption.listening():
@@ -139,6 +176,7 @@ def train(trainer: DetectionTrainer) -> dict[str, float]:
     folder = Path(trainer.args.output_dir)
     weights = gather(trainer.model.state_dict())
     if trainer.is_world_process_zero():
+        check_lock(folder)
         with own_class(trainer.model):
             trainer.model.save_pretrained(folder, state_dict=weights)
         trainer.processor.save_pretrained(folder)

@@ -19,6 +19,7 @@ from ..evaluation import draw_plots
 from ..evaluation.history import read_history
 from ..evaluation.pictures import draw_truth_and_detections, make_grid
 from ..hub.run_record import local_sources
+from .lock import check_lock
 from .options import DinoDetrTrainingArguments
 
 logger = logging.get_logger(__name__)
@@ -38,13 +39,14 @@ class RunFolder(TrainerCallback):
         if not state.is_world_process_zero:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / "recipe.yaml").write_text(yaml.safe_dump(args.recipe))
-        (self.folder / "environment.json").write_text(json.dumps(_environment(args), indent=2))
+        (self.folder / "recipe.yaml").write_text(yaml.safe_dump(args.recipe), encoding="utf-8")
+        (self.folder / "environment.json").write_text(json.dumps(_environment(args), indent=2), encoding="utf-8")
         for name in ("metrics.jsonl", "evaluation.jsonl"):
             self._forget_after(self.folder / name, state.global_step)
 
     def on_log(self, args, state, control, logs, **kwargs):
         if state.is_world_process_zero and "loss" in logs:
+            check_lock(self.folder)
             self._append("metrics.jsonl", {"step": state.global_step, **logs})
 
     def on_evaluate(self, args, state, control, metrics, **kwargs):
@@ -63,11 +65,11 @@ class RunFolder(TrainerCallback):
             return
         kept = [json.dumps(line) + "\n" for line in read_history(path) if line["step"] <= step]
         temporary = path.with_name(f".{path.name}.partial")
-        temporary.write_text("".join(kept))
+        temporary.write_text("".join(kept), encoding="utf-8")
         temporary.replace(path)
 
     def _append(self, name: str, line: dict) -> None:
-        with open(self.folder / name, "a") as file:
+        with open(self.folder / name, "a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 
 
