@@ -82,10 +82,8 @@ class SourceFiles:
         for spelling in filter(None, spellings):
             parts = [part for part in PurePosixPath(spelling).parts if part not in ("/", ".", "..")]
             shorter = ["/".join(parts[start:]) for start in range(len(parts))]
-            for candidate in (
-                spelling,
-                *(tail for tail in shorter if tail.lower() not in _KINDS or tail == shorter[0]),
-            ):
+            telling = [tail for tail in shorter if tail.lower() not in _KINDS or tail == shorter[0]]
+            for candidate in (spelling, *telling):
                 for folder in folders:
                     found = self._find_exactly(folder, candidate)
                     if found is not None:
