@@ -169,6 +169,12 @@ def test_16_bit_colours_that_pillow_makes_black_are_named():
     assert kind == "unknown_range" and "16-bit colours" in text
 
 
+@pytest.mark.parametrize("values", [GREY > 0.5, GREY.astype(np.uint16) * 0, GREY * 0], ids=["mask", "16 bits", "float"])
+def test_black_pictures_are_remarked_on(values):
+    content = tiff(values if values.dtype != bool else values.astype(np.uint8))
+    assert [kind for kind, _ in inspect_image(content)[1]] == ["dark_image"]
+
+
 def test_values_that_are_not_finite_are_no_trouble():
     values = GREY.copy()
     values[0] = np.nan

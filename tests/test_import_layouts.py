@@ -292,6 +292,21 @@ def test_lists_that_repeat_or_miss_images_are_told_of(load, tmp_path):
     ]
 
 
+def test_paths_of_another_machine_are_told_of(load, tmp_path):
+    of_another_machine(tmp_path / "yolo")
+    said = load("yolo", tmp_path / "yolo").said
+    assert f"files are called otherwise than written: C:\\set\\train.txt is {tmp_path / 'yolo/train.txt'}, say" in said
+
+
+def test_a_val_that_is_missing_is_not_train(load, tmp_path):
+    root = tmp_path / "yolo"
+    label_studio(root)
+    write(root / "data.yaml", "train: images\nval: ../valid/images\nnames: [cat, dog]\n")
+    imported = load("yolo", root)
+    assert set(imported.splits) == {"train"}
+    assert imported.problems == [f"{root / 'data.yaml'}: ../valid/images does not exist"]
+
+
 @pytest.mark.parametrize("form", ["yolo", "voc"])
 def test_a_share_of_what_has_no_train(form, load, tmp_path):
     root = tmp_path / "data"

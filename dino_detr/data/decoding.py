@@ -104,10 +104,11 @@ def inspect_image(content: bytes) -> tuple[tuple[int, int], list[tuple[str, str]
             if doubt:
                 remarks.append(("unknown_range", f"{doubt}; {low:g} to {high:g} is taken as black to white"))
         pixels = upright_rgb(image)
-        if in_16_bits and not image.mode.startswith("I"):
-            brightest = max(most for _, most in pixels.getextrema())
-            if brightest <= _DARK:
-                remarks.append(("unknown_range", f"16-bit colours whose upper 8 bits are {brightest} at most"))
+        brightest = max(most for _, most in pixels.getextrema())
+        if brightest <= _DARK and in_16_bits and not image.mode.startswith("I"):
+            remarks.append(("unknown_range", f"16-bit colours whose upper 8 bits are {brightest} at most"))
+        elif brightest <= _DARK:
+            remarks.append(("dark_image", f"nothing is brighter than {brightest} of 255"))
         if not drafted:
             size = pixels.size
         elif orientation >= 5:

@@ -94,6 +94,7 @@ KINDS = {  # in the order of a report
     ),
     "crowded_image": Kind("images with more boxes than num_queries", "keep", "image", defect=False),
     "elongated_image": Kind("images over 80 times as long as wide", "keep", "image", "cut them into tiles", False),
+    "dark_image": Kind("images that are black", "keep", "image", "are they masks, or of few bits?", defect=False),
     "absent_class": Kind("classes without boxes", "keep", "class", defect=False),
     "unnamed_file": Kind("image files that no annotation names", "ignore", "file", defect=False),
 }

@@ -12,6 +12,7 @@ from .image_files import IMAGE_SUFFIXES
 
 _SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val"}
 _SPLITS |= {"test": "test", "testing": "test"}
+_KINDS = ("images", "labels", "jpegimages", "data")  # folders of these names say nothing of what is meant
 # What tools and systems leave that holds no annotations: told of in a note, no problem
 _ASIDE = re.compile(
     r"\..*|__MACOSX|Thumbs\.db|desktop\.ini|(README|LICEN[CS]E)\b.*|.*\.(md|cache)"
@@ -40,6 +41,7 @@ class SourceFiles:
         self._aside: list[Path] = []
         self._seen: set[Path] = set()
         self._by_spelling: dict[str, list[Path]] = defaultdict(list)
+        self._respelled: list[tuple[str, Path]] = []
         self._stems: dict[Path, dict[str, list[Path]]] = {}
         for root in self.roots:
             self._walk(root)
@@ -71,17 +73,22 @@ class SourceFiles:
         Return the file or folder that a data set names as `written`, relative to one of the folders.
 
         Quotes, backslashes and `%20` are understood, and another case of the letters if that is one file only. Where
-        there is none, leading folders are left out one by one, as tools write those of the machine they ran on.
+        there is none, leading folders are left out one by one, as tools write those of the machine they ran on. A note
+        says so.
         """
         folders = [*folders, *self.roots]
         text = written.strip().strip("\ufeff\"'").strip()
         spellings = dict.fromkeys([text, text.replace("\\", "/"), unquote(text), unquote(text).replace("\\", "/")])
         for spelling in filter(None, spellings):
             parts = [part for part in PurePosixPath(spelling).parts if part not in ("/", ".", "..")]
-            for candidate in (spelling, *("/".join(parts[start:]) for start in range(len(parts)))):
+            shorter = ["/".join(parts[start:]) for start in range(len(parts))]
+            telling = [tail for tail in shorter if tail.lower() not in _KINDS or tail == shorter[0]]
+            for candidate in (spelling, *telling):
                 for folder in folders:
                     found = self._find_exactly(folder, candidate)
                     if found is not None:
+                        if not str(found).endswith("/".join(parts)):
+                            self._respelled.append((text, found))
                         return found
         return None
 
@@ -122,7 +129,11 @@ class SourceFiles:
                 problems.append(f"{path}: {reasons.get(kind, reasons[''])}")
         names = [str(path.relative_to(self.roots[0])) for path in self._aside if path.is_relative_to(self.roots[0])]
         more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-        return problems, [f"not looked into: {', '.join(names[:5])}{more}"] if names else []
+        notes = [f"not looked into: {', '.join(names[:5])}{more}"] if names else []
+        if self._respelled:
+            written, path = self._respelled[0]
+            notes.append(f"{len(self._respelled)} files are called otherwise than written: {written} is {path}, say")
+        return problems, notes
 
     def _walk(self, root: Path) -> None:
         visited = set()
