@@ -46,7 +46,7 @@ def test_what_is_no_recipe_is_said_in_one_line(tmp_path, content, said):
 
 
 def test_a_folder_is_no_recipe(tmp_path):
-    with pytest.raises(ValueError, match="is a folder, not a recipe"):
+    with pytest.raises(OSError, match="is a folder, not a recipe"):
         parse_options([str(tmp_path)])
     (tmp_path / "empty.yaml").write_text("# nothing\n")
     with pytest.raises(ValueError, match="say what to train"):

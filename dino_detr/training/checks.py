@@ -26,6 +26,8 @@ DEPENDENT_OPTIONS = [
     ("patch_size", {"model", "backbone"}, lambda options: options.backbone is not None),
     *((name, {"overfit_images"}, lambda options: options.overfit_images is None) for name in _AUGMENTATION),
     ("eval_split", {"overfit_images"}, lambda options: options.overfit_images is None),
+    ("eval_split", {"val_share"}, lambda options: options.val_share is None),
+    ("val_share", {"overfit_images"}, lambda options: options.overfit_images is None),
     ("lr_scheduler_type", {"lr_decay_steps"}, lambda options: not options.lr_decay_steps),
     ("lr_scheduler_kwargs", {"lr_decay_steps"}, lambda options: not options.lr_decay_steps),
     ("warmup_steps", {"lr_scheduler_type"}, _warms_up),
@@ -100,6 +102,7 @@ _LIMITS = {
     "lr_decay_steps": _POSITIVE,
     "max_steps": (lambda value: value == -1 or value >= 1, "at least 1 (or -1: num_train_epochs decides)"),
     "seed": _SEED,
+    "val_share": (lambda value: 0 < value < 1, "between 0 and 1"),
 }  # fmt: skip
 
 

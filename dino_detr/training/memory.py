@@ -37,7 +37,7 @@ def peak_memory_mib() -> float:
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**20
     try:  # Linux counts a parent's memory into the `ru_maxrss` of a process it starts, but not into this
-        own = re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())
+        own = re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text(encoding="utf-8"))
     except OSError:
         own = None
     if own:

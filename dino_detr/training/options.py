@@ -10,7 +10,9 @@ import torch
 from transformers import TrainingArguments
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy, SchedulerType
 
+from ..recipes import find_recipe
 from .checks import AFTER_TRANSFORMERS, BEFORE_TRANSFORMERS, check_run_length, idle_options, refuse_idle
+from .ema import figure_of_average
 from .option_names import check_names
 from .option_values import is_switch, read_value
 from .precision import settle_precision
@@ -19,7 +21,7 @@ from .recipe import merge, read_command_line, read_recipe
 COCO_SIZES = [480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800]
 
 
-@dataclass
+@dataclass(repr=False)  # the one inherited leaves tokens out
 class DinoDetrTrainingArguments(TrainingArguments):
     """
     The options of a run: those of transformers' `TrainingArguments` and the following. The defaults are the
@@ -44,6 +46,13 @@ class DinoDetrTrainingArguments(TrainingArguments):
     dataset: str | None = field(default=None, metadata={"help": "COCO folder, saved data set, Hub id, or `digits`."})
     train_split: str = field(default="train", metadata={"help": "Split to train on."})
     eval_split: str = field(default="val", metadata={"help": "Split to evaluate on."})
+    val_share: float | None = field(
+        default=None,
+        metadata={
+            "help": "Set this share (0.2, say) of train_split aside and evaluate on it, instead of on eval_split; the "
+            "images are chosen by their names, the same ones each time."
+        },
+    )
     strict: bool = field(
         default=False, metadata={"help": "Refuse data with defects, where they would be left out or set right."}
     )
@@ -156,8 +165,8 @@ class DinoDetrTrainingArguments(TrainingArguments):
             self.augmentation, self.image_sizes = "none", [max(self.image_sizes)]
             self.horizontal_flip = self.photometric_distort = self.zoom_out = self.iou_crop = None
             self.eval_split = self.train_split
-        if self.ema_decay is not None and self.metric_for_best_model == "AP":
-            self.metric_for_best_model = "ema_AP"
+        if self.ema_decay is not None and self.metric_for_best_model is not None:
+            self.metric_for_best_model = figure_of_average(self.metric_for_best_model)
         settle_precision(self)
         self._settle_gradient_checkpointing()
         try:
@@ -230,7 +239,7 @@ def parse_options(arguments: list[str]) -> DinoDetrTrainingArguments:
         FileNotFoundError: if there is no such recipe.
     """
     recipe, *rest = arguments
-    path = Path(recipe)
+    path = find_recipe(recipe)
     known, kinds = _known(), _kinds()
     values = read_recipe(path)
     check_names(recipe, values, known)
