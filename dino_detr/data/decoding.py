@@ -185,7 +185,10 @@ def _as_os_errors() -> Iterator[None]:
 
 
 def _say_too_large(error: Exception) -> str:
-    pixels, limit = (int(number) for number in re.findall(r"\d+", str(error))[:2])
+    numbers = [int(number) for number in re.findall(r"\d+", str(error))]
+    if len(numbers) != 2:  # another Pillow's words
+        return str(error)
+    pixels, limit = numbers
     return (
         f"{pixels:,} pixels are more than the {limit:,} that are read: cut it into tiles or, if you trust the file, "
         f"set {PIXEL_LIMIT}={pixels}"
