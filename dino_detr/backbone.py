@@ -1,7 +1,9 @@
 """A plain ViT of transformers or timm made ready: patch size, position grid, padding, freezing."""
 
 import os
-from types import MethodType
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +18,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from .linear import Linear
+from .linear import fast_linears
 
 try:
     import timm
@@ -44,10 +46,7 @@ class DinoDetrBackbone(nn.Module):
         self.channels = self.model.channels[-1]
         if config.position_embedding_antialias and config.backbone_config.model_type == "dinov2":
             embeddings = self.model.embeddings
-            embeddings.interpolate_pos_encoding = MethodType(_interpolate_positions_antialiased, embeddings)
-        for module in self.model.modules():
-            if type(module) is nn.Linear:
-                module.__class__ = Linear
+            embeddings.interpolate_pos_encoding = partial(_interpolate_positions_antialiased, embeddings)
         self.freeze()
 
     def freeze(self) -> None:
@@ -75,8 +74,28 @@ class DinoDetrBackbone(nn.Module):
     def forward(self, pixel_values: Tensor) -> Tensor:
         height, width = (max(2, -(-side // self.patch_size)) * self.patch_size for side in pixel_values.shape[-2:])
         pixel_values = F.pad(pixel_values, (0, width - pixel_values.shape[-1], 0, height - pixel_values.shape[-2]))
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
-            return self.model(pixel_values.to(self.model.dtype)).feature_maps[-1]
+        pixel_values = pixel_values.to(self.model.dtype)
+        # frozen or not: adapters in a frozen backbone are trained, and of the image a gradient may be asked for
+        wanted = pixel_values.requires_grad or any(parameter.requires_grad for parameter in self.model.parameters())
+        with torch.set_grad_enabled(torch.is_grad_enabled() and wanted), fast_linears(pixel_values), self._weights():
+            return self.model(pixel_values, return_dict=True).feature_maps[-1]
+
+    @contextmanager
+    def _weights(self) -> Iterator[None]:
+        """
+        Have the weights in place that accelerate offloaded.
+
+        It brings them when a module's `forward` is called; TimmBackbone enters timm's model by another method.
+        """
+        vit = self.model._backbone.model if self.model.config.model_type == "timm_backbone" else None
+        hook = getattr(vit, "_hf_hook", None)
+        if hook is not None:
+            hook.pre_forward(vit)
+        try:
+            yield
+        finally:
+            if hook is not None:
+                hook.post_forward(vit, None)
 
 
 def build_backbone(backbone_config: PreTrainedConfig, **timm_arguments) -> nn.Module:
@@ -190,11 +209,11 @@ def _load_timm_backbone(name: str, patch_size: int | None) -> nn.Module:
     return backbone
 
 
-def _interpolate_positions_antialiased(self, embeddings: Tensor, height: int, width: int) -> Tensor:
+def _interpolate_positions_antialiased(module: nn.Module, embeddings: Tensor, height: int, width: int) -> Tensor:
     """`Dinov2Embeddings.interpolate_pos_encoding` with antialiasing, as timm (and so the reference) resamples."""
-    positions = self.position_embeddings  # [1, 1 + grid * grid, C]
+    positions = module.position_embeddings  # [1, 1 + grid * grid, C]
     grid = int((positions.shape[1] - 1) ** 0.5)
-    rows, columns = height // self.patch_embeddings.patch_size[0], width // self.patch_embeddings.patch_size[1]
+    rows, columns = height // module.patch_embeddings.patch_size[0], width // module.patch_embeddings.patch_size[1]
     if (rows, columns) == (grid, grid):
         return positions
     patches = positions[:, 1:].float().unflatten(1, (grid, grid)).permute(0, 3, 1, 2)

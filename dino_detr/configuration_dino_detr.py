@@ -10,7 +10,20 @@ logger = logging.get_logger(__name__)
 _BASE_ARGUMENTS = {
     "num_labels", "name_or_path", "torch_dtype", "attn_implementation", "experts_implementation", "output_attentions",
     "model_type", "auto_map", "_name_or_path", "_commit_hash", "_attn_implementation", "_attn_implementation_internal",
-    "_experts_implementation", "_experts_implementation_internal", "_output_attentions",
+    "_experts_implementation", "_experts_implementation_internal", "_output_attentions", "quantization_config",
+}  # fmt: skip
+
+# What says how to load, not what: `pipeline` gives all of its `model_kwargs` to the configuration as well.
+_LOADING_OPTIONS = {
+    "_commit_hash", "_configuration_file", "_from_auto", "_from_pipeline", "adapter_kwargs", "adapter_name",
+    "allow_all_kernels", "cache_dir", "code_revision", "commit_hash", "config", "device", "device_map", "device_mesh",
+    "disable_mmap", "distributed_config", "dtype", "force_download", "from_flax", "from_tf", "fusion_config",
+    "generation_config", "gguf_file", "ignore_mismatched_sizes", "kernel_config", "key_mapping", "load_in_4bit",
+    "load_in_8bit", "local_files_only", "low_cpu_mem_usage", "max_memory", "mirror", "offload_buffers",
+    "offload_folder", "offload_state_dict", "output_loading_info", "proxies", "resume_download",
+    "return_unused_kwargs", "revision", "state_dict", "subfolder", "token", "torch_dtype", "tp_plan", "tp_size",
+    "tqdm_class", "trust_remote_code", "use_auth_token", "use_fast", "use_kernels", "use_safetensors", "user_agent",
+    "variant", "weights_only",
 }  # fmt: skip
 
 _AUTO_MAP = {
@@ -66,6 +79,8 @@ class DinoDetrConfig(PreTrainedConfig):
             Parameters of the focal loss and matching cost.
         category_ids (`list[int]`, *optional*):
             The data set's own category id of each class, in class order.
+        id2label (`dict[int, str]` or `list[str]`, *optional*):
+            Class names, by index or in order. Defaults to 80 nameless classes.
 
     Raises:
         ValueError: for an unknown argument.
@@ -113,6 +128,8 @@ class DinoDetrConfig(PreTrainedConfig):
             raise ValueError(f"DinoDetrConfig has no argument named {', '.join(unknown)}")
         for written_on_save in ("model_type", "auto_map"):
             kwargs.pop(written_on_save, None)
+        if isinstance(self.id2label, (list, tuple)):
+            self.id2label = dict(enumerate(self.id2label))
         if self.backbone_config is None:
             self.backbone_config = {"model_type": "dinov2", "image_size": 518, "patch_size": 16}
         if isinstance(self.backbone_config, dict):
@@ -121,15 +138,23 @@ class DinoDetrConfig(PreTrainedConfig):
         if self.id2label is None and kwargs.get("num_labels") is None:
             kwargs["num_labels"] = 80  # COCO
         super().__post_init__(**kwargs)
+        self.is_encoder_decoder = True
         if self.label2id is None:
             self.label2id = {name: index for index, name in self.id2label.items()}
         self.auto_map = dict(_AUTO_MAP)
 
     @classmethod
     def from_dict(cls, config_dict, **kwargs):
-        """As transformers', except that keys this version does not know are dropped with a warning."""
+        """
+        As transformers', except that keys this version does not know are dropped with a warning.
+
+        Options of loading (`device_map`, `max_memory`, ...) are none of a configuration's, and passed over.
+
+        Raises:
+            ValueError: for another unknown keyword, unless `return_unused_kwargs` asks for those.
+        """
         known = set(cls.__dataclass_fields__) | _BASE_ARGUMENTS
-        unknown = sorted(set(kwargs) - known - {"return_unused_kwargs", "_from_auto", "_from_pipeline"})
+        unknown = sorted(set(kwargs) - known - _LOADING_OPTIONS)
         if unknown and not kwargs.get("return_unused_kwargs"):
             raise ValueError(f"DinoDetrConfig has no argument named {', '.join(unknown)}")
         unknown = sorted(set(config_dict) - known)

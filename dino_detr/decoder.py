@@ -1,17 +1,23 @@
 """The decoder: queries attend to one another and to the memory, and refine their boxes layer by layer."""
 
 import math
+from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import BaseModelOutputWithCrossAttentions
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .boxes import inverse_sigmoid
-from .deformable_attention import MultiScaleDeformableAttention
+from .deformable_attention import MultiScaleDeformableAttention, PointSoftmax
 from .encoder import sine_embedding
-from .linear import FeedForward, Linear, compute_dtype
+from .linear import FeedForward, compute_dtype, linear
+from .pretrained import DinoDetrPreTrainedModel
 
 
 class PredictionMLP(nn.Module):
@@ -20,38 +26,75 @@ class PredictionMLP(nn.Module):
     def __init__(self, in_dim: int, hidden_dim: int, out_dim: int, num_layers: int):
         super().__init__()
         widths = [in_dim] + [hidden_dim] * (num_layers - 1) + [out_dim]
-        self.layers = nn.ModuleList(Linear(a, b) for a, b in pairwise(widths))
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
 
     def forward(self, x: Tensor) -> Tensor:
         for layer in self.layers[:-1]:
-            x = F.relu(layer(x))
-        return self.layers[-1](x)
+            x = F.relu(linear(layer, x))
+        return linear(self.layers[-1], x)
+
+
+def eager_attention_forward(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+    **kwargs,
+) -> tuple[Tensor, Tensor]:
+    """Attention whose weights can be looked at: (`[B, N, heads, head_dim]`, weights `[B, heads, N, N]`)."""
+    scores = torch.matmul(query, key.transpose(2, 3)) * scaling
+    if attention_mask is not None:
+        scores = scores + attention_mask
+    weights = F.dropout(scores.softmax(-1), p=dropout, training=module.training)
+    return torch.matmul(weights, value).transpose(1, 2).contiguous(), weights
 
 
 class QuerySelfAttention(nn.Module):
-    """Multi-head attention among the queries; position is added to queries and keys, not to values."""
+    """
+    Multi-head attention among the queries; position is added to queries and keys, not to values.
 
-    def __init__(self, d_model: int, num_heads: int):
+    It is computed as the configuration's `attn_implementation` says: `sdpa`, `eager`, or what was registered with
+    transformers' `AttentionInterface`.
+    """
+
+    is_causal = False
+
+    def __init__(self, config):
         super().__init__()
-        self.num_heads = num_heads
-        self.q_proj = Linear(d_model, d_model)
-        self.k_proj = Linear(d_model, d_model)
-        self.v_proj = Linear(d_model, d_model)
-        self.out_proj = Linear(d_model, d_model)
+        self.config, d_model = config, config.d_model
+        self.num_heads = config.decoder_attention_heads
+        self.scaling = (d_model // self.num_heads) ** -0.5
+        self.q_proj = nn.Linear(d_model, d_model)
+        self.k_proj = nn.Linear(d_model, d_model)
+        self.v_proj = nn.Linear(d_model, d_model)
+        self.out_proj = nn.Linear(d_model, d_model)
 
-    def forward(self, hidden_states: Tensor, position_embeddings: Tensor, attention_mask: Tensor | None) -> Tensor:
-        """`attention_mask`: `[N, N]`, what is added to the scores of rows for columns."""
+    def forward(
+        self, hidden_states: Tensor, position_embeddings: Tensor, attention_mask: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """
+        Args:
+            hidden_states, position_embeddings: `[B, N, D]`.
+            attention_mask: `[1, 1, N, N]`, what is added to the scores of rows for columns.
+
+        Returns:
+            (`[B, N, D]`; weights `[B, heads, N, N]`, or None where the implementation does not compute them).
+        """
         positioned = hidden_states + position_embeddings
         query, key, value = (
-            projection(source).unflatten(2, (self.num_heads, -1)).transpose(1, 2)  # [B, heads, N, head_dim]
+            linear(projection, source).unflatten(2, (self.num_heads, -1)).transpose(1, 2)  # [B, heads, N, head_dim]
             for projection, source in (
                 (self.q_proj, positioned),
                 (self.k_proj, positioned),
                 (self.v_proj, hidden_states),
             )
         )
-        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=attention_mask)
-        return self.out_proj(attended.transpose(1, 2).flatten(2))
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
+        attended, weights = attend(self, query, key, value, attention_mask, dropout=0.0, scaling=self.scaling)
+        return linear(self.out_proj, attended.flatten(2)), weights
 
 
 class DinoDetrDecoderLayer(GradientCheckpointingLayer):
@@ -59,7 +102,7 @@ class DinoDetrDecoderLayer(GradientCheckpointingLayer):
 
     def __init__(self, config):
         super().__init__()
-        self.self_attn = QuerySelfAttention(config.d_model, config.decoder_attention_heads)
+        self.self_attn = QuerySelfAttention(config)
         self.self_attn_layer_norm = nn.LayerNorm(config.d_model)
         self.encoder_attn = MultiScaleDeformableAttention(
             config.d_model, config.decoder_attention_heads, config.num_feature_levels, config.decoder_n_points
@@ -71,7 +114,7 @@ class DinoDetrDecoderLayer(GradientCheckpointingLayer):
     def forward(
         self, hidden_states, position_embeddings, memory, reference_boxes, spatial_shapes, padding_mask, attention_mask
     ):
-        attended = self.self_attn(hidden_states, position_embeddings, attention_mask)
+        attended, _ = self.self_attn(hidden_states, position_embeddings, attention_mask)
         hidden_states = self.self_attn_layer_norm(hidden_states + attended)
         attended = self.encoder_attn(
             hidden_states + position_embeddings, memory, reference_boxes, spatial_shapes, padding_mask
@@ -80,11 +123,31 @@ class DinoDetrDecoderLayer(GradientCheckpointingLayer):
         return self.ffn_layer_norm(hidden_states + self.ffn(hidden_states))
 
 
-class DinoDetrDecoder(nn.Module):
+@dataclass
+class DinoDetrDecoderOutput(BaseModelOutputWithCrossAttentions):
+    """
+    The decoder's output and what was captured of it.
+
+    Args:
+        hidden_states_per_layer (`[L, B, N, D]`): each layer's output, normed.
+        reference_boxes_per_layer (float32 `[L, B, N, 4]`): the cxcywh boxes each layer's prediction starts from.
+    """
+
+    hidden_states_per_layer: Tensor | None = None
+    reference_boxes_per_layer: Tensor | None = None
+
+
+class DinoDetrDecoder(DinoDetrPreTrainedModel):
     """Layers with iterative box refinement and look forward twice (DINO, section 3.5)."""
 
+    _can_record_outputs = {
+        "hidden_states": DinoDetrDecoderLayer,
+        "attentions": OutputRecorder(QuerySelfAttention, index=1),
+        "cross_attentions": OutputRecorder(PointSoftmax, index=0),
+    }
+
     def __init__(self, config):
-        super().__init__()
+        super().__init__(config)  # without `post_init`, for the whole model initialises its parts
         self.layers = nn.ModuleList(DinoDetrDecoderLayer(config) for _ in range(config.decoder_layers))
         self.ref_point_head = PredictionMLP(2 * config.d_model, config.d_model, config.d_model, 2)
         self.norm = nn.LayerNorm(config.d_model)
@@ -125,7 +188,7 @@ class DinoDetrDecoder(nn.Module):
         """
         if attention_mask is not None:  # once, or attention would do it in every layer
             scores = torch.zeros_like(attention_mask, dtype=compute_dtype(hidden_states))
-            attention_mask = scores.masked_fill(~attention_mask, float("-inf"))
+            attention_mask = scores.masked_fill(~attention_mask, float("-inf"))[None, None]
         scale = torch.cat([valid_ratios, valid_ratios], dim=-1)[:, None]  # [B, 1, levels, 4]
         outputs, references = [], [boxes]
         for index, layer in enumerate(self.layers):
@@ -145,3 +208,27 @@ class DinoDetrDecoder(nn.Module):
                 references.append(refined)
                 boxes = refined.detach()
         return torch.stack(outputs), torch.stack(references)
+
+    @capture_outputs
+    def capture(self, *inputs, **kwargs) -> DinoDetrDecoderOutput:
+        """As `forward`; with `output_hidden_states` or `output_attentions` also what `_can_record_outputs` names."""
+        hidden_states, references = self(*inputs)
+        return DinoDetrDecoderOutput(
+            last_hidden_state=hidden_states[-1],
+            hidden_states_per_layer=hidden_states,
+            reference_boxes_per_layer=references,
+        )
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, QuerySelfAttention):
+            for projection in (module.q_proj, module.k_proj, module.v_proj):
+                # the reference initialises the three as one [3D, D] matrix
+                init.xavier_uniform_(projection.weight, gain=1 / math.sqrt(2))
+                init.zeros_(projection.bias)
+            init.xavier_uniform_(module.out_proj.weight)
+            init.zeros_(module.out_proj.bias)
+        elif isinstance(module, DinoDetrDecoder):
+            for layer in module.ref_point_head.layers:
+                init.xavier_uniform_(layer.weight)

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from .deformable_gather import GatherSampling
 from .deformable_triton import TritonSampling, triton_works
-from .linear import Linear
+from .linear import is_untouched, linear
 
 SAMPLING = ("auto", "plain", "gather", "triton")
 
@@ -61,17 +61,34 @@ def deformable_sampling(
     As `plain_sampling`, in one of the ways of `SAMPLING`.
 
     `auto` is `triton` on a GPU where it works, `gather` on a CPU, else `plain`; under `torch.compile`, which fuses what
-    `gather` does in blocks, a CPU has `plain`. All give the same but for rounding.
+    `gather` does in blocks, a CPU has `plain`. All give the same but for rounding. `torch.jit.trace` always sees
+    `plain`.
     """
     if sampling == "auto":
-        device = value.device.type
-        on_cpu = "plain" if torch.compiler.is_compiling() else "gather"
-        sampling = on_cpu if device == "cpu" else "triton" if device == "cuda" and triton_works() else "plain"
+        sampling = _fastest_sampling(value)
+    if torch.jit.is_tracing():  # which follows PyTorch's own operators only
+        sampling = "plain"
     if sampling == "triton":
         return TritonSampling.apply(value, sampling_locations, attention_weights, spatial_shapes)
     if sampling == "gather":
         return GatherSampling.apply(value, sampling_locations, attention_weights, spatial_shapes)
     return plain_sampling(value, spatial_shapes, sampling_locations, attention_weights)
+
+
+def _fastest_sampling(value: Tensor) -> str:
+    if value.device.type == "cpu":
+        return "plain" if torch.compiler.is_compiling() else "gather"
+    if value.device.type == "cuda" and triton_works(value.device, value.dtype):
+        return "triton"
+    return "plain"
+
+
+class PointSoftmax(nn.Module):
+    """Softmax over the points of all levels; a module, so that transformers can capture the attention weights."""
+
+    def forward(self, logits: Tensor) -> Tensor:
+        """`[B, Q, heads, levels, points]`."""
+        return logits.flatten(3).softmax(-1).view_as(logits)
 
 
 class MultiScaleDeformableAttention(nn.Module):
@@ -86,10 +103,11 @@ class MultiScaleDeformableAttention(nn.Module):
     def __init__(self, d_model: int, num_heads: int, num_levels: int, num_points: int):
         super().__init__()
         self.num_heads, self.num_levels, self.num_points = num_heads, num_levels, num_points
-        self.sampling_offsets = Linear(d_model, num_heads * num_levels * num_points * 2)
-        self.attention_weights = Linear(d_model, num_heads * num_levels * num_points)
-        self.value_proj = Linear(d_model, d_model)
-        self.output_proj = Linear(d_model, d_model)
+        self.sampling_offsets = nn.Linear(d_model, num_heads * num_levels * num_points * 2)
+        self.attention_weights = nn.Linear(d_model, num_heads * num_levels * num_points)
+        self.value_proj = nn.Linear(d_model, d_model)
+        self.output_proj = nn.Linear(d_model, d_model)
+        self.softmax = PointSoftmax()
 
     def forward(
         self,
@@ -112,15 +130,17 @@ class MultiScaleDeformableAttention(nn.Module):
             `[B, Q, D]`.
         """
         batch_size, num_queries, _ = hidden_states.shape
-        value = self.value_proj(memory)
+        value = linear(self.value_proj, memory)
         if padding_mask is not None:
-            value = value.masked_fill_(padding_mask[..., None], 0.0)  # its own, and large
+            # in place where nobody else has seen it, for it is large
+            fill = value.masked_fill_ if is_untouched(self.value_proj) else value.masked_fill
+            value = fill(padding_mask[..., None], 0.0)
         value = value.unflatten(2, (self.num_heads, -1))
 
         per_head = (batch_size, num_queries, self.num_heads, self.num_levels)
-        offsets = self.sampling_offsets(hidden_states).float().view(*per_head, self.num_points, 2)
-        weights = self.attention_weights(hidden_states).float().view(*per_head[:3], self.num_levels * self.num_points)
-        weights = weights.softmax(-1).view(*per_head, self.num_points)
+        offsets = linear(self.sampling_offsets, hidden_states).float().view(*per_head, self.num_points, 2)
+        weights = linear(self.attention_weights, hidden_states).float().view(*per_head, self.num_points)
+        weights = self.softmax(weights)
 
         # what is the same for all heads or points is repeated, so that the last three dimensions are run through as one
         reference_points = reference_points[:, :, None, :, None].expand(-1, -1, -1, -1, self.num_points, -1)
@@ -131,7 +151,8 @@ class MultiScaleDeformableAttention(nn.Module):
         else:
             half_sizes = reference_points[..., 2:] * 0.5
             locations = torch.addcmul(reference_points[..., :2].contiguous(), offsets / self.num_points, half_sizes)
-        return self.output_proj(deformable_sampling(value, spatial_shapes, locations, weights, self.sampling))
+        sampled = deformable_sampling(value, spatial_shapes, locations, weights, self.sampling)
+        return linear(self.output_proj, sampled)
 
     def initial_offsets(self) -> Tensor:
         """The bias the reference gives the offsets: heads look in directions around the circle, points ever further."""

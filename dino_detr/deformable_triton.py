@@ -35,8 +35,8 @@ if triton is not None:
     def _position(locations, sample, mask, extent):
         """Along one axis, in cells: the cell before and the share of the one after."""
         position = tl.load(locations + sample, mask=mask, other=0.0).to(tl.float32) * extent - 0.5
-        # far outside is as good as just outside, and fits an integer
-        position = tl.minimum(tl.maximum(position, -2.0), extent + 1.0)
+        # far outside is as good as just outside, and fits an integer; what is no number stays none
+        position = tl.clamp(position, -2.0, extent + 1.0, propagate_nan=tl.PropagateNan.ALL)
         before = tl.floor(position)
         return before.to(tl.int32), position - before
 
@@ -139,9 +139,10 @@ class TritonSampling(torch.autograd.Function):
         ctx.save_for_backward(value, levels, locations, weights)
         output = value.new_empty(*locations.shape[:2], value.shape[2] * value.shape[3])
         grid, constants = _launch(value, locations)
-        _forward_kernel[grid](
-            value, levels, locations, weights, output, value.shape[1], locations.shape[1], **constants
-        )  # fmt: skip
+        with torch.cuda.device_of(value):  # which may not be the current one
+            _forward_kernel[grid](
+                value, levels, locations, weights, output, value.shape[1], locations.shape[1], **constants
+            )
         return output
 
     @staticmethod
@@ -151,11 +152,12 @@ class TritonSampling(torch.autograd.Function):
         value_gradient = torch.zeros(value.shape, dtype=torch.float32, device=value.device)
         locations_gradient, weights_gradient = torch.empty_like(locations), torch.empty_like(weights)
         grid, constants = _launch(value, locations)
-        _backward_kernel[grid](
-            value, levels, locations, weights, gradient.contiguous(),
-            value_gradient, locations_gradient, weights_gradient,
-            value.shape[1], locations.shape[1], OF_VALUE=ctx.needs_input_grad[0], **constants,
-        )  # fmt: skip
+        with torch.cuda.device_of(value):
+            _backward_kernel[grid](
+                value, levels, locations, weights, gradient.contiguous(),
+                value_gradient, locations_gradient, weights_gradient,
+                value.shape[1], locations.shape[1], OF_VALUE=ctx.needs_input_grad[0], **constants,
+            )  # fmt: skip
         return value_gradient.to(value.dtype), locations_gradient, weights_gradient, None
 
 
@@ -175,16 +177,34 @@ def _launch(value: Tensor, locations: Tensor) -> tuple[tuple[int, int], dict[str
 
 @torch._dynamo.assume_constant_result
 @cache
-def triton_works() -> bool:
-    """Whether the kernels run on this machine's GPU; if not, it is said why, once. Triton needs a C compiler."""
+def triton_works(device: torch.device, dtype: torch.dtype) -> bool:
+    """
+    Whether the kernels run on a GPU with values of a dtype, backward included; if not, it is said why, once.
+
+    Triton needs a C compiler.
+    """
     if triton is None:
-        logger.warning("Deformable attention runs without its kernel, for there is no triton here: pip install triton")
+        logger.warning_once(
+            "Deformable attention runs without its kernel, for there is no triton here: pip install triton"
+        )
         return False
     try:
-        value = torch.zeros(1, 1, 1, 1, device="cuda")
-        TritonSampling.apply(value, value.new_zeros(1, 1, 1, 1, 1, 2), value.new_zeros(1, 1, 1, 1, 1), [(1, 1)])
+        _try_kernels(device, dtype)
     except Exception as error:
-        reason = str(error).strip().splitlines()[:1]
-        logger.warning(f"Deformable attention runs without its Triton kernel, which failed: {''.join(reason)}")
+        reason = "".join(str(error).strip().splitlines()[:1]) or type(error).__name__
+        logger.warning_once(f"Deformable attention runs without its Triton kernels, which fail for {dtype}: {reason}")
         return False
     return True
+
+
+def _try_kernels(device: torch.device, dtype: torch.dtype) -> None:
+    """Sample the middle of a map of one cell."""
+    with torch.inference_mode(False), torch.enable_grad():
+        value = torch.ones(1, 1, 1, 1, dtype=dtype, device=device, requires_grad=True)
+        locations = torch.full((1, 1, 1, 1, 1, 2), 0.5, device=device, requires_grad=True)
+        weights = torch.ones(1, 1, 1, 1, 1, device=device, requires_grad=True)
+        output = TritonSampling.apply(value, locations, weights, [(1, 1)])
+        gradients = torch.autograd.grad(output, (value, weights), torch.ones_like(output))
+        found = [tensor.item() for tensor in (output, *gradients)]
+    if found != [1.0, 1.0, 1.0]:
+        raise RuntimeError(f"they give {found} instead of ones")

@@ -5,9 +5,12 @@ import math
 import torch
 from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import BaseModelOutput
+from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
-from .deformable_attention import MultiScaleDeformableAttention
+from .deformable_attention import MultiScaleDeformableAttention, PointSoftmax
 from .linear import FeedForward
+from .pretrained import DinoDetrPreTrainedModel
 
 TEMPERATURE = 10000
 
@@ -86,11 +89,16 @@ class DinoDetrEncoderLayer(GradientCheckpointingLayer):
         return self.ffn_layer_norm(hidden_states + self.ffn(hidden_states))
 
 
-class DinoDetrEncoder(nn.Module):
+class DinoDetrEncoder(DinoDetrPreTrainedModel):
     """Refines all tokens; no norm at the end."""
 
+    _can_record_outputs = {
+        "hidden_states": DinoDetrEncoderLayer,
+        "attentions": OutputRecorder(PointSoftmax, index=0),
+    }
+
     def __init__(self, config):
-        super().__init__()
+        super().__init__(config)  # without `post_init`, for the whole model initialises its parts
         self.layers = nn.ModuleList(DinoDetrEncoderLayer(config) for _ in range(config.encoder_layers))
 
     def forward(
@@ -115,3 +123,8 @@ class DinoDetrEncoder(nn.Module):
         for layer in self.layers:
             hidden_states = layer(hidden_states, position_embeddings, reference_points, spatial_shapes, padding_mask)
         return hidden_states
+
+    @capture_outputs
+    def capture(self, *inputs, **kwargs) -> BaseModelOutput:
+        """As `forward`; with `output_hidden_states` or `output_attentions` also what `_can_record_outputs` names."""
+        return BaseModelOutput(last_hidden_state=self(*inputs))

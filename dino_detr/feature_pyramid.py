@@ -60,19 +60,22 @@ class SimpleFeaturePyramid(nn.Module):
         return maps
 
 
+class GroupNorm(nn.GroupNorm):
+    """Of a single value per group too, which `nn.GroupNorm` refuses: one cell of the narrowest model."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
+
+
 class Neck(nn.Module):
     """A 1x1 convolution and GroupNorm(32) on each level: pyramid channels -> `d_model`."""
 
     def __init__(self, in_channels: int, d_model: int, num_levels: int):
         super().__init__()
         self.levels = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(in_channels, d_model, kernel_size=1), nn.GroupNorm(32, d_model))
+            nn.Sequential(nn.Conv2d(in_channels, d_model, kernel_size=1), GroupNorm(32, d_model))
             for _ in range(num_levels)
         )
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
-        # not `norm(x)`, which refuses a single value per group: one cell of the narrowest model
-        return [
-            torch.group_norm(convolution(feature_map), norm.num_groups, norm.weight, norm.bias, norm.eps)
-            for (convolution, norm), feature_map in zip(self.levels, maps)
-        ]
+        return [level(feature_map) for level, feature_map in zip(self.levels, maps)]

@@ -2,17 +2,43 @@
 
 import os
 
-import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 from torchvision.ops import nms
 from transformers.image_processing_backends import TorchvisionBackend
 from transformers.image_processing_utils import BatchFeature
-from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, PILImageResampling
+from transformers.image_transforms import get_size_with_aspect_ratio
+from transformers.image_utils import (
+    IMAGENET_DEFAULT_MEAN,
+    IMAGENET_DEFAULT_STD,
+    AnnotationFormat,
+    PILImageResampling,
+    SizeDict,
+    get_image_size_for_max_height_width,
+)
+from transformers.processing_utils import ImagesKwargs
 from transformers.utils import TensorType
 
 from .boxes import cxcywh_to_xyxy, xyxy_to_cxcywh
+from .padding import mask_padding
+from .upright import upright_rgb
+
+SMALLEST_SIDE = 16  # pixels, a patch: what is left of the short side of an image that is very long
+
+
+class DinoDetrImageProcessorKwargs(ImagesKwargs, total=False):
+    """
+    What the processor takes beyond `ImagesKwargs`, when it is made and when it is called.
+
+    Args:
+        format: of the annotations; `coco_detection` is the only one.
+        do_convert_annotations: whether boxes become (cx, cy, w, h) in 0..1, as the model wants them; otherwise they
+            are (left, top, right, bottom) in pixels of the resized image.
+    """
+
+    format: str | AnnotationFormat
+    do_convert_annotations: bool
 
 
 class DinoDetrImageProcessor(TorchvisionBackend):
@@ -21,7 +47,8 @@ class DinoDetrImageProcessor(TorchvisionBackend):
 
     Images (PIL, numpy, tensors, paths, or lists of them) are turned upright, made RGB, resized so that the shortest
     edge has `size["shortest_edge"]` pixels unless the longest would exceed `size["longest_edge"]`, normalised, and
-    padded with zeros at the right and bottom to the largest of the batch.
+    padded with zeros at the right and bottom to the largest of the batch. No side becomes less than 16 pixels, a patch,
+    unless it is asked for.
 
     ```python
     inputs = processor(images, annotations=[{"image_id": 1, "annotations": [...]}], return_tensors="pt")
@@ -37,6 +64,7 @@ class DinoDetrImageProcessor(TorchvisionBackend):
     `[1]`, `size` and `orig_size` int64 `[2]` (height, width after and before resizing).
     """
 
+    valid_kwargs = DinoDetrImageProcessorKwargs
     resample = PILImageResampling.BILINEAR
     image_mean = IMAGENET_DEFAULT_MEAN
     image_std = IMAGENET_DEFAULT_STD
@@ -47,6 +75,8 @@ class DinoDetrImageProcessor(TorchvisionBackend):
     do_normalize = True
     do_pad = True
     do_convert_rgb = True
+    format = AnnotationFormat.COCO_DETECTION
+    do_convert_annotations = True
     model_input_names = ["pixel_values", "pixel_mask"]
 
     def fetch_images(self, images):
@@ -60,6 +90,20 @@ class DinoDetrImageProcessor(TorchvisionBackend):
         if isinstance(image, Image.Image):
             image = upright_rgb(image)
         return super().process_image(image, **kwargs)
+
+    def resize(self, image: Tensor, size: SizeDict, *args, **kwargs) -> Tensor:
+        """As transformers', but of a very long image the short side stays at least a patch."""
+        height, width = image.shape[-2:]
+        if size.shortest_edge and size.longest_edge:
+            new_size = get_size_with_aspect_ratio((height, width), size.shortest_edge, size.longest_edge)
+            wanted = size.shortest_edge
+        elif size.max_height and size.max_width:
+            new_size = get_image_size_for_max_height_width((height, width), size.max_height, size.max_width)
+            wanted = min(size.max_height, size.max_width)
+        else:
+            return super().resize(image, size, *args, **kwargs)
+        height, width = at_least_a_patch(*new_size, wanted)
+        return super().resize(image, SizeDict(height=height, width=width), *args, **kwargs)
 
     def preprocess(self, images, annotations: dict | list[dict] | None = None, **kwargs) -> BatchFeature:
         """See the class; `annotations` is one dict for one image or a list of them."""
@@ -80,8 +124,14 @@ class DinoDetrImageProcessor(TorchvisionBackend):
         do_pad: bool,
         pad_size,
         return_tensors: str | TensorType | None,
+        format: str | AnnotationFormat,
+        do_convert_annotations: bool,
         **kwargs,
     ) -> BatchFeature:
+        if annotations is not None and AnnotationFormat(format) is not AnnotationFormat.COCO_DETECTION:
+            raise ValueError(
+                f"format={str(AnnotationFormat(format).value)!r}: annotations can be 'coco_detection' only"
+            )
         if isinstance(annotations, dict):
             annotations = [annotations]
         if annotations is not None and len(annotations) != len(images):
@@ -90,7 +140,7 @@ class DinoDetrImageProcessor(TorchvisionBackend):
         labels = None
         if annotations is not None:
             labels = [
-                encode_annotation(annotation, image.shape[-2:], resized.shape[-2:])
+                encode_annotation(annotation, image.shape[-2:], resized.shape[-2:], do_convert_annotations)
                 for annotation, image, resized in zip(annotations, images, processed)
             ]
         processed = [
@@ -134,7 +184,7 @@ class DinoDetrImageProcessor(TorchvisionBackend):
         self,
         outputs,
         threshold: float = 0.5,
-        target_sizes: Tensor | list[tuple[int, int]] | None = None,
+        target_sizes: Tensor | list[tuple[int, int]] | list[Tensor] | None = None,
         top_k: int = 300,
         one_label_per_query: bool = False,
         nms_threshold: float | None = None,
@@ -146,7 +196,8 @@ class DinoDetrImageProcessor(TorchvisionBackend):
         Args:
             outputs: of `DinoDetrForObjectDetection`.
             threshold: only scores above it, 0..1.
-            target_sizes: (height, width) of each image in pixels; None leaves boxes in 0..1.
+            target_sizes: (height, width) of each image in pixels, as a tensor `[B, 2]` or a list of pairs, tensors or
+                arrays; None leaves boxes in 0..1.
             top_k: at most this many an image.
             one_label_per_query: of each query, only the label of the best score; a box has no further labels then.
             nms_threshold: drop what overlaps a better detection, of whatever class, by more than this IoU, 0..1; None:
@@ -168,19 +219,10 @@ class DinoDetrImageProcessor(TorchvisionBackend):
         return results
 
 
-def upright_rgb(image: Image.Image) -> Image.Image:
-    """
-    Turn an image as its EXIF orientation says and make it 8-bit RGB, the same way for training and prediction.
-
-    Grey, palette, CMYK and RGBA images are converted as Pillow does (transparency is dropped). Of 16-bit grey the upper
-    byte is kept, where Pillow would clip everything above 255 to white. (Some of its readers give it as mode I.)
-    """
-    image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I"):
-        image = Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
-    image = image.convert("RGB")
-    image.info.pop("transparency", None)  # of a palette, say: transformers would paint it white
-    return image
+def at_least_a_patch(height: int, width: int, wanted: int) -> tuple[int, int]:
+    """Return a size, in pixels, with no side below a patch or, if that is less, below the side that was `wanted`."""
+    smallest = min(SMALLEST_SIDE, wanted)
+    return max(height, smallest), max(width, smallest)
 
 
 def stack_padded(images: list[Tensor], pad_size=None, memory_format=torch.contiguous_format) -> Tensor:
@@ -214,17 +256,10 @@ def stack_padded(images: list[Tensor], pad_size=None, memory_format=torch.contig
     return batch
 
 
-def mask_padding(sizes: Tensor, height: int, width: int) -> Tensor:
-    """Heights and widths `[B, 2]` of padded images -> int64 `[B, height, width]`, 1 = image."""
-    rows = torch.arange(height, device=sizes.device) < sizes[:, :1]
-    columns = torch.arange(width, device=sizes.device) < sizes[:, 1:]
-    return (rows[:, :, None] & columns[:, None]).long()
-
-
 def select_detections(
     logits: Tensor,
     pred_boxes: Tensor,
-    target_sizes: Tensor | list[tuple[int, int]] | None,
+    target_sizes: Tensor | list[tuple[int, int]] | list[Tensor] | None,
     top_k: int,
     one_label_per_query: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -244,14 +279,24 @@ def select_detections(
     boxes = cxcywh_to_xyxy(pred_boxes.float()).gather(1, (indices // num_labels)[..., None].expand(-1, -1, 4))
     boxes = boxes.clamp(0, 1)
     if target_sizes is not None:
-        sizes = torch.as_tensor(target_sizes, device=boxes.device, dtype=boxes.dtype)
-        if sizes.shape != (len(boxes), 2):
-            raise ValueError(
-                f"target_sizes must be {len(boxes)} pairs of (height, width), one for each image, "
-                f"not of shape {list(sizes.shape)}"
-            )
-        boxes = boxes * sizes.flip(1).repeat(1, 2)[:, None]
+        boxes = boxes * _stack_sizes(target_sizes, boxes).flip(1).repeat(1, 2)[:, None]
     return scores, labels, boxes
+
+
+def _stack_sizes(target_sizes: Tensor | list, boxes: Tensor) -> Tensor:
+    """Sizes of any form as `[B, 2]`, beside the `boxes` of `B` images."""
+    if isinstance(target_sizes, Tensor):
+        sizes = target_sizes
+    else:
+        sizes = [torch.as_tensor(size).cpu() for size in target_sizes]
+        uniform = {size.shape for size in sizes} == {(2,)}
+        sizes = torch.stack([size.to(boxes.dtype) for size in sizes]) if uniform else torch.empty(0)
+    if sizes.shape != (len(boxes), 2):
+        raise ValueError(
+            f"target_sizes must be {len(boxes)} pairs of (height, width), one for each image, "
+            f"not {len(target_sizes)} of another shape"
+        )
+    return sizes.to(boxes.device, boxes.dtype)
 
 
 def suppress_overlaps(
@@ -269,8 +314,16 @@ def suppress_overlaps(
     return scores[kept], labels[kept], boxes[kept]
 
 
-def encode_annotation(annotation: dict, original: tuple[int, int], resized: tuple[int, int]) -> dict[str, Tensor]:
-    """One image's COCO annotation as the model wants it."""
+def encode_annotation(
+    annotation: dict, original: tuple[int, int], resized: tuple[int, int], relative: bool = True
+) -> dict[str, Tensor]:
+    """
+    One image's COCO annotation as the model wants it.
+
+    Args:
+        original, resized: height and width of the image before and after resizing.
+        relative: whether boxes become (cx, cy, w, h) in 0..1; otherwise (left, top, right, bottom) in pixels.
+    """
     for field in ("image_id", "annotations"):
         if field not in annotation:
             raise ValueError(f"annotations: an entry has no {field!r}; it has {sorted(annotation)}")
@@ -288,9 +341,10 @@ def encode_annotation(annotation: dict, original: tuple[int, int], resized: tupl
     keep = (corners[:, 2:] > corners[:, :2]).all(1)
     area = torch.tensor([item.get("area", item["bbox"][2] * item["bbox"][3]) for item in objects], dtype=torch.float32)
     scale = resized[0] * resized[1] / (height * width)
+    in_pixels = corners[keep] * torch.tensor([resized[1], resized[0]], dtype=torch.float32).repeat(2)
     return {
         "class_labels": torch.tensor([item["category_id"] for item in objects], dtype=torch.int64)[keep],
-        "boxes": xyxy_to_cxcywh(corners[keep]),
+        "boxes": xyxy_to_cxcywh(corners[keep]) if relative else in_pixels,
         "area": area[keep] * scale,
         "iscrowd": torch.zeros(int(keep.sum()), dtype=torch.int64),
         "image_id": torch.tensor([image_id], dtype=torch.int64),

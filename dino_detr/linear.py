@@ -1,28 +1,43 @@
-"""Linear and feed-forward layers, with large float32 products of a CPU left to oneDNN."""
+"""Products of linear and feed-forward layers; the large float32 ones of a CPU are left to oneDNN."""
+
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from torch.nn.grad import conv2d_weight
+from torch.overrides import TorchFunctionMode
 
 _LARGE = 2**24  # multiplications from which on a product is worth a detour
 _MANY_ROWS = 1024  # from which on oneDNN is faster at gradients of weights as well
 _HIDDEN = 2**21  # values of a CPU's feed-forward layers that are worked on together: few enough to stay in a cache
 
 
-class Linear(nn.Linear):
+def linear(layer: nn.Module, x: Tensor) -> Tensor:
     """
-    `nn.Linear`, whose large float32 products on a CPU take about half the time.
+    Return `layer(x)`; on a CPU the large float32 products of an `nn.Linear` take about half the time.
 
     There PyTorch has MKL multiply, which on AMD's processors is slow, and oneDNN convolve; so these are 1x1
-    convolutions. The numbers are the same but for rounding.
+    convolutions. The numbers are the same but for rounding. A layer that was exchanged or hooked is called.
     """
+    if _is_for_onednn(x, layer.weight if type(layer) is nn.Linear else None) and is_untouched(layer):
+        return _OneDnnLinear.apply(x, layer.weight, layer.bias)
+    return layer(x)
 
-    def forward(self, x: Tensor) -> Tensor:
-        if not _is_for_onednn(x, self.weight) or torch.is_autocast_enabled("cpu"):
-            return super().forward(x)
-        return _OneDnnLinear.apply(x, self.weight, self.bias)
+
+class OneDnnLinears(TorchFunctionMode):
+    """Within it, `F.linear` is as fast as `linear`, in modules of other libraries too; the modules stay as they are."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func is F.linear and not kwargs and _is_for_onednn(*args[:2]) and not _is_checkpointed():
+            return _OneDnnLinear.apply(*args, *[None] * (3 - len(args)))
+        return func(*args, **(kwargs or {}))
+
+
+def fast_linears(x: Tensor) -> AbstractContextManager:
+    """Return `OneDnnLinears` where it may make a difference to the layers that `x` goes through."""
+    return OneDnnLinears() if _has_onednn(x) else nullcontext()
 
 
 class FeedForward(nn.Module):
@@ -30,12 +45,12 @@ class FeedForward(nn.Module):
 
     def __init__(self, d_model: int, ffn_dim: int):
         super().__init__()
-        self.fc1 = Linear(d_model, ffn_dim)
-        self.fc2 = Linear(ffn_dim, d_model)
+        self.fc1 = nn.Linear(d_model, ffn_dim)
+        self.fc2 = nn.Linear(ffn_dim, d_model)
 
     def forward(self, hidden_states: Tensor) -> Tensor:
-        if torch.compiler.is_compiling() or not (_is_untouched(self.fc1) and _is_untouched(self.fc2)):
-            return self.fc2(F.relu(self.fc1(hidden_states)))
+        if is_captured() or not (is_untouched(self.fc1) and is_untouched(self.fc2)):
+            return linear(self.fc2, F.relu(linear(self.fc1, hidden_states)))
         parameters = self.fc1.weight, self.fc1.bias, self.fc2.weight, self.fc2.bias
         return _RecomputedFeedForward.apply(hidden_states, *parameters, compute_dtype(hidden_states))
 
@@ -46,21 +61,48 @@ def compute_dtype(x: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
 
 
-def _is_untouched(linear: nn.Module) -> bool:
-    """Nobody exchanged it or waits for its being called: adapters, quantisation, offloading, sharding."""
-    hooked = linear._forward_hooks or linear._forward_pre_hooks or "forward" in vars(linear)
-    return type(linear) is Linear and not hooked
+def is_captured() -> bool:
+    """Whether a compiler, exporter or tracer is watching, which wants PyTorch's own operators."""
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()
 
 
-def _is_for_onednn(x: Tensor, weight: Tensor) -> bool:
+def is_untouched(layer: nn.Module) -> bool:
+    """Whether nobody exchanged the layer or waits for its call: adapters, quantisation, offloading, sharding."""
+    if type(layer) is not nn.Linear or "forward" in vars(layer):
+        return False
+    hooks = layer._forward_hooks, layer._forward_pre_hooks, layer._backward_hooks, layer._backward_pre_hooks
+    return not any(hooks) and _is_plain(layer.weight)
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    """Not of a subclass, as quantised and sharded weights are."""
+    return type(tensor) in (Tensor, nn.Parameter)
+
+
+def _has_onednn(x: Tensor) -> bool:
     return (
-        not torch.compiler.is_compiling()  # first: a compiler would take the sizes below for fixed ones
+        not is_captured()  # first: a compiler would take sizes for fixed ones
         and x.device.type == "cpu"
-        and x.dtype == weight.dtype == torch.float32
-        and x.numel() * len(weight) >= _LARGE
         and torch.get_num_threads() > 1  # alone, a thread convolves with MKL too
         and torch.backends.mkldnn.is_available()
+        and not torch.is_autocast_enabled("cpu")
     )
+
+
+def _is_for_onednn(x: Tensor, weight: Tensor | None) -> bool:
+    return (
+        weight is not None
+        and _has_onednn(x)
+        and x.dtype == weight.dtype == torch.float32
+        and x.numel() * len(weight) >= _LARGE
+        and _is_plain(x)
+        and _is_plain(weight)
+    )
+
+
+def _is_checkpointed() -> bool:
+    """Whether tensors are not kept for the backward pass but computed again, by what must then keep the same."""
+    return torch._C._autograd._top_saved_tensors_default_hooks(True) is not None
 
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

@@ -6,25 +6,31 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import PreTrainedModel
 from transformers import initialization as init
-from transformers.models.auto.modeling_auto import MODEL_FOR_OBJECT_DETECTION_MAPPING_NAMES
-from transformers.utils import ModelOutput
+from transformers.models.auto.modeling_auto import MODEL_FOR_OBJECT_DETECTION_MAPPING_NAMES, MODEL_MAPPING_NAMES
+from transformers.utils import ModelOutput, logging
 from transformers.utils.generic import can_return_tuple
 
 from .backbone import DinoDetrBackbone, load_pretrained_backbone
 from .boxes import inverse_sigmoid
 from .configuration_dino_detr import DinoDetrConfig
-from .decoder import DinoDetrDecoder, PredictionMLP, QuerySelfAttention
-from .deformable_attention import SAMPLING, MultiScaleDeformableAttention
+from .decoder import DinoDetrDecoder, PredictionMLP
 from .denoising import DenoisingQueries, draw_denoising_queries
 from .encoder import DinoDetrEncoder, cell_centres, sine_position_embedding
-from .feature_pyramid import ChannelsFirstLayerNorm, Neck, SimpleFeaturePyramid
-from .linear import FeedForward, Linear
+from .feature_pyramid import Neck, SimpleFeaturePyramid
+from .linear import linear
 from .loss import dino_loss, normalisers
 from .matching import Targets
+from .padding import mask_padding, padded_sizes
+from .pretrained import DinoDetrPreTrainedModel
 from .query_selection import QuerySelection, token_proposals
 
+logger = logging.get_logger(__name__)
+
+PASSED_ON = (  # from `DinoDetrModel`'s outputs to `DinoDetrForObjectDetection`'s
+    "last_hidden_state", "encoder_last_hidden_state", "encoder_hidden_states", "decoder_hidden_states",
+    "encoder_attentions", "decoder_attentions", "cross_attentions",
+)  # fmt: skip
 CLASS_PRIOR = 0.01  # so that the class biases start at -4.595 (focal loss, arXiv 1708.02002, section 4.1)
 
 
@@ -40,6 +46,14 @@ class DinoDetrModelOutput(ModelOutput):
         encoder_last_hidden_state (`[B, S, D]`): the memory.
         encoder_logits (float32 `[B, Q, K]`): class logits of the selected tokens, best first.
         encoder_boxes (float32 `[B, Q, 4]`): their cxcywh boxes in 0..1.
+        encoder_hidden_states (`[B, S, D]` each, with `output_hidden_states`): the tokens as they enter the encoder,
+            then after each layer.
+        decoder_hidden_states (`[B, N, D]` each, with `output_hidden_states`): the queries as they enter the decoder,
+            then after each layer, the last normed.
+        encoder_attentions (`[B, S, heads, levels, points]` each, with `output_attentions`): the encoder layers'.
+        decoder_attentions (`[B, heads, N, N]` each, with `output_attentions` and eager attention): the queries' among
+            themselves.
+        cross_attentions (`[B, N, heads, levels, points]` each, with `output_attentions`): the queries' to the memory.
     """
 
     last_hidden_state: Tensor | None = None
@@ -48,6 +62,11 @@ class DinoDetrModelOutput(ModelOutput):
     encoder_last_hidden_state: Tensor | None = None
     encoder_logits: Tensor | None = None
     encoder_boxes: Tensor | None = None
+    encoder_hidden_states: tuple[Tensor, ...] | None = None
+    decoder_hidden_states: tuple[Tensor, ...] | None = None
+    encoder_attentions: tuple[Tensor, ...] | None = None
+    decoder_attentions: tuple[Tensor, ...] | None = None
+    cross_attentions: tuple[Tensor, ...] | None = None
 
 
 @dataclass
@@ -65,6 +84,8 @@ class DinoDetrObjectDetectionOutput(ModelOutput):
         auxiliary_logits, auxiliary_boxes (`[L+1, B, Q, K]`, `[L+1, B, Q, 4]`, with `labels`): the predictions of
             every decoder layer, then of the encoder's head.
         denoising_logits, denoising_boxes (`[L, B, P, K]`, `[L, B, P, 4]`, with denoising queries): their predictions.
+        encoder_hidden_states, decoder_hidden_states, encoder_attentions, decoder_attentions, cross_attentions: as
+            those of `DinoDetrModelOutput`.
     """
 
     loss: Tensor | None = None
@@ -77,121 +98,11 @@ class DinoDetrObjectDetectionOutput(ModelOutput):
     auxiliary_boxes: Tensor | None = None
     denoising_logits: Tensor | None = None
     denoising_boxes: Tensor | None = None
-
-
-class DinoDetrPreTrainedModel(PreTrainedModel):
-    """Initialisation (the reference's) and what transformers wants to know of the models."""
-
-    config: DinoDetrConfig
-    config_class = DinoDetrConfig
-    base_model_prefix = "model"
-    main_input_name = "pixel_values"
-    input_modalities = ("image",)
-    supports_gradient_checkpointing = True
-    _supports_sdpa = True
-    _no_split_modules = ["DinoDetrBackbone", "DinoDetrEncoderLayer", "DinoDetrDecoderLayer"]
-
-    @classmethod
-    def from_pretrained(cls, *args, **kwargs):
-        """As transformers'. Loading puts new parameters in place, so what is frozen is frozen again."""
-        loaded = super().from_pretrained(*args, **kwargs)
-        model = loaded[0] if isinstance(loaded, tuple) else loaded  # with `output_loading_info`
-        for module in model.modules():
-            if isinstance(module, DinoDetrBackbone):
-                module.freeze()
-        for parameter in model.parameters():
-            # where they lie in the file decides which CPU kernels run, and so the last bits of the outputs
-            if parameter.device.type == "cpu" and parameter.data_ptr() % 64:
-                parameter.data = parameter.data.clone()
-        return loaded
-
-    def set_deformable_sampling(self, sampling: str) -> None:
-        """
-        Choose how deformable attention samples; the numbers are the same but for rounding, and no checkpoint says it.
-
-        Args:
-            sampling: `auto` (the fastest that works here), `plain` (PyTorch's `grid_sample`, the definition), `gather`
-                (for CPUs) or `triton` (for GPUs).
-
-        Raises:
-            ValueError: for any other.
-        """
-        if sampling not in SAMPLING:
-            raise ValueError(f"sampling {sampling!r} is none of {', '.join(SAMPLING)}")
-        for module in self.modules():
-            if isinstance(module, MultiScaleDeformableAttention):
-                module.sampling = sampling
-
-    def _set_gradient_checkpointing(self, enable: bool = True, **kwargs) -> None:
-        """As transformers', and in a backbone of timm."""
-        super()._set_gradient_checkpointing(enable, **kwargs)
-        for module in self.modules():
-            if isinstance(module, DinoDetrBackbone):
-                module.set_gradient_checkpointing(enable)
-
-    def _initialize_weights(self, module: nn.Module, is_custom_code: bool = False) -> None:
-        """As transformers', which in code outside its tree skips modules without parameters of their own."""
-        super()._initialize_weights(module, is_custom_code=False)
-
-    @torch.no_grad()
-    def _init_weights(self, module: nn.Module) -> None:
-        """Called for every module, children before parents, so that a parent has the last word on its children."""
-        if isinstance(module, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)):
-            _init_as_torch_does(module)
-        elif isinstance(module, nn.Embedding):
-            init.normal_(module.weight)
-        elif isinstance(module, (nn.LayerNorm, nn.GroupNorm, ChannelsFirstLayerNorm)):
-            init.ones_(module.weight)
-            init.zeros_(module.bias)
-        elif isinstance(module, Neck):
-            for convolution, _ in module.levels:
-                init.xavier_uniform_(convolution.weight)
-                init.zeros_(convolution.bias)
-        elif isinstance(module, FeedForward):
-            init.xavier_uniform_(module.fc1.weight)
-            init.xavier_uniform_(module.fc2.weight)
-        elif isinstance(module, MultiScaleDeformableAttention):
-            init.zeros_(module.sampling_offsets.weight)
-            init.copy_(module.sampling_offsets.bias, module.initial_offsets())
-            init.zeros_(module.attention_weights.weight)
-            init.zeros_(module.attention_weights.bias)
-            for projection in (module.value_proj, module.output_proj):
-                init.xavier_uniform_(projection.weight)
-                init.zeros_(projection.bias)
-        elif isinstance(module, QuerySelfAttention):
-            for projection in (module.q_proj, module.k_proj, module.v_proj):
-                # the reference initialises the three as one [3D, D] matrix
-                init.xavier_uniform_(projection.weight, gain=1 / math.sqrt(2))
-                init.zeros_(projection.bias)
-            init.xavier_uniform_(module.out_proj.weight)
-            init.zeros_(module.out_proj.bias)
-        elif isinstance(module, DinoDetrDecoder):
-            for layer in module.ref_point_head.layers:
-                init.xavier_uniform_(layer.weight)
-        elif isinstance(module, QuerySelection):
-            init.xavier_uniform_(module.enc_output.weight)
-        elif isinstance(module, DinoDetrModel):
-            init.normal_(module.level_embed)
-            init.xavier_uniform_(module.query_embed.weight)
-            _init_heads(module.class_embed, module.bbox_embed)
-
-
-def _init_as_torch_does(module: nn.Linear | nn.Conv2d | nn.ConvTranspose2d) -> None:
-    init.kaiming_uniform_(module.weight, a=math.sqrt(5))
-    if module.bias is not None:
-        bound = 1 / math.sqrt(nn.init._calculate_fan_in_and_fan_out(module.weight)[0])
-        init.uniform_(module.bias, -bound, bound)
-
-
-def _init_heads(class_embed: nn.ModuleList, bbox_embed: nn.ModuleList) -> None:
-    """All layers start from the same heads: unlikely classes, boxes left where they are."""
-    init.zeros_(bbox_embed[0].layers[-1].weight)
-    init.zeros_(bbox_embed[0].layers[-1].bias)
-    init.constant_(class_embed[0].bias, -math.log((1 - CLASS_PRIOR) / CLASS_PRIOR))
-    for heads in (class_embed, bbox_embed):
-        for head in heads[1:]:
-            for parameter, first in zip(head.parameters(), heads[0].parameters()):
-                init.copy_(parameter, first)
+    encoder_hidden_states: tuple[Tensor, ...] | None = None
+    decoder_hidden_states: tuple[Tensor, ...] | None = None
+    encoder_attentions: tuple[Tensor, ...] | None = None
+    decoder_attentions: tuple[Tensor, ...] | None = None
+    cross_attentions: tuple[Tensor, ...] | None = None
 
 
 class DinoDetrModel(DinoDetrPreTrainedModel):
@@ -216,7 +127,7 @@ class DinoDetrModel(DinoDetrPreTrainedModel):
         self.query_embed = nn.Embedding(config.num_queries, config.d_model)
         self.decoder = DinoDetrDecoder(config)
         self.class_embed = nn.ModuleList(
-            Linear(config.d_model, config.num_labels) for _ in range(config.decoder_layers + 1)
+            nn.Linear(config.d_model, config.num_labels) for _ in range(config.decoder_layers + 1)
         )
         self.bbox_embed = nn.ModuleList(
             PredictionMLP(config.d_model, config.d_model, 4, 3) for _ in range(config.decoder_layers + 1)
@@ -230,12 +141,15 @@ class DinoDetrModel(DinoDetrPreTrainedModel):
         pixel_values: Tensor,
         pixel_mask: Tensor | None = None,
         denoising_queries: DenoisingQueries | None = None,
+        **kwargs,
     ) -> DinoDetrModelOutput:
         """
         Args:
             pixel_values: `[B, 3, H, W]`, normalised, of any size.
             pixel_mask: `[B, H, W]`, 1 = image, 0 = padding at the right and bottom; None: no padding.
             denoising_queries: queries to run beside the matching ones.
+            kwargs: `output_hidden_states` and `output_attentions`, by default the configuration's, and
+                `return_dict`. Others are ignored, as by the models of transformers.
 
         Raises:
             ValueError: if `pixel_mask` has another shape than the images.
@@ -265,9 +179,10 @@ class DinoDetrModel(DinoDetrPreTrainedModel):
         ).to(tokens.dtype)
         padding_mask = ~torch.cat([v.flatten(1) for v in valid], dim=1)  # [B, S]
         centres = cell_centres(spatial_shapes, valid_ratios)
-        memory = self.encoder(
-            tokens, positions, centres[:, :, None] * valid_ratios[:, None], spatial_shapes, padding_mask
-        )
+        points = centres[:, :, None] * valid_ratios[:, None]
+        kwargs |= {"return_dict": True}
+        encoded = self.encoder.capture(tokens, positions, points, spatial_shapes, padding_mask, **kwargs)
+        memory = encoded.last_hidden_state
 
         proposals, valid_proposals = token_proposals(centres, spatial_shapes, padding_mask)
         encoder_logits, encoder_boxes = self.query_selection(
@@ -281,7 +196,7 @@ class DinoDetrModel(DinoDetrPreTrainedModel):
 
         # mixed query selection: boxes come from the image, contents are learned
         num_queries = encoder_boxes.shape[1]
-        queries = self.query_embed.weight[:num_queries].expand(batch_size, -1, -1)
+        queries = self.query_embed(torch.arange(num_queries, device=memory.device)).expand(batch_size, -1, -1)
         boxes = encoder_boxes.detach()
         attention_mask = None
         if denoising_queries is not None:
@@ -292,7 +207,7 @@ class DinoDetrModel(DinoDetrPreTrainedModel):
             contents, starts = self._embed_denoising(denoising_queries)
             queries, boxes = torch.cat([contents, queries], dim=1), torch.cat([starts, boxes], dim=1)
             attention_mask = denoising_queries.attention_mask(num_queries)
-        hidden_states, references = self.decoder(
+        decoded = self.decoder.capture(
             queries,
             boxes,
             memory,
@@ -301,15 +216,29 @@ class DinoDetrModel(DinoDetrPreTrainedModel):
             padding_mask,
             attention_mask,
             self.bbox_embed,
+            **kwargs,
         )
         return DinoDetrModelOutput(
-            last_hidden_state=hidden_states[-1, :, -num_queries:],
-            hidden_states_per_layer=hidden_states,
-            reference_boxes_per_layer=references,
+            last_hidden_state=decoded.hidden_states_per_layer[-1, :, -num_queries:],
+            hidden_states_per_layer=decoded.hidden_states_per_layer,
+            reference_boxes_per_layer=decoded.reference_boxes_per_layer,
             encoder_last_hidden_state=memory,
             encoder_logits=encoder_logits,
             encoder_boxes=encoder_boxes,
+            encoder_hidden_states=encoded.hidden_states,
+            decoder_hidden_states=decoded.hidden_states,
+            encoder_attentions=encoded.attentions,
+            decoder_attentions=decoded.attentions,
+            cross_attentions=decoded.cross_attentions,
         )
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, DinoDetrModel):
+            init.normal_(module.level_embed)
+            init.xavier_uniform_(module.query_embed.weight)
+            _init_heads(module.class_embed, module.bbox_embed)
 
     def _embed_denoising(self, queries: DenoisingQueries) -> tuple[Tensor, Tensor]:
         """Contents `[B, P, D]` and initial boxes `[B, P, 4]`; an empty slot is zero and the middle of the image."""
@@ -318,6 +247,17 @@ class DinoDetrModel(DinoDetrPreTrainedModel):
         contents = self.denoising_class_embed(labels).masked_fill(empty, 0.0)
         boxes = inverse_sigmoid(queries.boxes.float()).sigmoid().masked_fill(empty, 0.5)
         return contents, boxes
+
+
+def _init_heads(class_embed: nn.ModuleList, bbox_embed: nn.ModuleList) -> None:
+    """All layers start from the same heads: unlikely classes, boxes left where they are."""
+    init.zeros_(bbox_embed[0].layers[-1].weight)
+    init.zeros_(bbox_embed[0].layers[-1].bias)
+    init.constant_(class_embed[0].bias, -math.log((1 - CLASS_PRIOR) / CLASS_PRIOR))
+    for heads in (class_embed, bbox_embed):
+        for head in heads[1:]:
+            for parameter, first in zip(head.parameters(), heads[0].parameters()):
+                init.copy_(parameter, first)
 
 
 class DinoDetrForObjectDetection(DinoDetrPreTrainedModel):
@@ -332,7 +272,7 @@ class DinoDetrForObjectDetection(DinoDetrPreTrainedModel):
     def from_backbone(
         cls,
         source: str,
-        id2label: dict[int, str] | None = None,
+        id2label: dict[int, str] | list[str] | None = None,
         patch_size: int | None = 16,
         freeze_backbone: bool = True,
         **config_arguments,
@@ -342,7 +282,7 @@ class DinoDetrForObjectDetection(DinoDetrPreTrainedModel):
 
         Args:
             source: Hub id or folder of a DINOv2 (with registers or not) or DINOv3 ViT, or `timm:<name>` of a plain ViT.
-            id2label: class names by index; None: 80 nameless classes.
+            id2label: class names, by index or in order; None: 80 nameless classes.
             patch_size: side of a patch in pixels; the patch embedding and position grid are resampled where it is not
                 the checkpoint's. None keeps the checkpoint's.
             freeze_backbone: whether the backbone is left as it is.
@@ -367,17 +307,21 @@ class DinoDetrForObjectDetection(DinoDetrPreTrainedModel):
         labels: list[dict] | None = None,
         denoising_queries: DenoisingQueries | None = None,
         loss_normalisers: Tensor | None = None,
+        **kwargs,
     ) -> DinoDetrObjectDetectionOutput:
         """
         Args:
             pixel_values: `[B, 3, H, W]`, normalised, of any size.
-            pixel_mask: `[B, H, W]`, 1 = image, 0 = padding at the right and bottom; None: no padding.
+            pixel_mask: `[B, H, W]`, 1 = image, 0 = padding at the right and bottom. None: the padding that `labels`
+                tell of by their `size`; without them, none.
             labels: for each image `class_labels` int64 `[n]` in 0..K-1 and `boxes` float32 `[n, 4]` cxcywh in 0..1 of
                 the unpadded image, as the processor makes them; gives `loss` and `loss_dict`.
             denoising_queries: noise to replay. None: in training, new noise is drawn for the labels.
             loss_normalisers: float32 `[2]`, at least 0: by how many boxes the losses of matching and of denoising
                 are divided, where the batch is only a part of a step. None: those of this batch, at least 1; in
                 training averaged over processes.
+            kwargs: `output_hidden_states` and `output_attentions`, by default the configuration's, and
+                `return_dict`. Others (`num_items_in_batch`) are ignored, as by the models of transformers.
 
         Raises:
             ValueError: for a mask of another shape than the images, or labels that contradict the model or each other.
@@ -385,6 +329,8 @@ class DinoDetrForObjectDetection(DinoDetrPreTrainedModel):
         targets = None
         if labels is not None:
             targets = Targets.from_labels(labels, len(pixel_values), pixel_values.device)
+            if pixel_mask is None:
+                pixel_mask = _mask_from_labels(labels, pixel_values)
             if denoising_queries is None and self.training:
                 denoising_queries = draw_denoising_queries(
                     targets,
@@ -395,7 +341,8 @@ class DinoDetrForObjectDetection(DinoDetrPreTrainedModel):
                 )
         if denoising_queries is not None:
             denoising_queries = denoising_queries.to(pixel_values.device)
-        outputs = self.model(pixel_values, pixel_mask, denoising_queries)
+        outputs = self.model(pixel_values, pixel_mask, denoising_queries, **kwargs | {"return_dict": True})
+        passed_on = {name: outputs[name] for name in PASSED_ON if name in outputs}
         if targets is None:
             num_queries = outputs.last_hidden_state.shape[1]
             references = outputs.reference_boxes_per_layer[-1, :, -num_queries:]
@@ -403,8 +350,7 @@ class DinoDetrForObjectDetection(DinoDetrPreTrainedModel):
             return DinoDetrObjectDetectionOutput(
                 logits=logits,
                 pred_boxes=boxes,
-                last_hidden_state=outputs.last_hidden_state,
-                encoder_last_hidden_state=outputs.encoder_last_hidden_state,
+                **passed_on,
             )
 
         # run through, not indexed: the gradients of all layers are put together once
@@ -440,8 +386,7 @@ class DinoDetrForObjectDetection(DinoDetrPreTrainedModel):
             loss_dict=loss_dict,
             logits=all_logits[-2],
             pred_boxes=all_boxes[-2],
-            last_hidden_state=outputs.last_hidden_state,
-            encoder_last_hidden_state=outputs.encoder_last_hidden_state,
+            **passed_on,
             auxiliary_logits=all_logits,
             auxiliary_boxes=all_boxes,
             denoising_logits=logits[:, :, :slots] if slots else None,
@@ -450,12 +395,27 @@ class DinoDetrForObjectDetection(DinoDetrPreTrainedModel):
 
     def _predict(self, layer: int, hidden_states: Tensor, reference_boxes: Tensor) -> tuple[Tensor, Tensor]:
         """A decoder layer's logits `[B, N, K]` and cxcywh boxes `[B, N, 4]`, float32, of its outputs in the decoder."""
-        logits = self.model.class_embed[layer](hidden_states).float()
+        logits = linear(self.model.class_embed[layer], hidden_states).float()
         deltas = self.model.bbox_embed[layer](hidden_states).float()
         return logits, (deltas + inverse_sigmoid(reference_boxes)).sigmoid()
 
 
-# `pipeline("object-detection")` asks this table, also in a process that got this file from the Hub
+def _mask_from_labels(labels: list[dict], pixel_values: Tensor) -> Tensor | None:
+    """Return the mask that was not given where `labels`, whose boxes are relative to the unpadded image, tell it."""
+    height, width = pixel_values.shape[-2:]
+    sizes = padded_sizes(labels, height, width)
+    if sizes is None:
+        return None
+    logger.warning_once(
+        f"Images are padded to {height}x{width}, as the `size` in `labels` says, but no `pixel_mask` was given. It is "
+        "made from these sizes. Pass the processor's `pixel_mask`, without labels above all, where nothing tells "
+        "padding from image."
+    )
+    return mask_padding(sizes.to(pixel_values.device), height, width)
+
+
+# `pipeline` and others ask these tables, also in a process that got this file from the Hub
+MODEL_MAPPING_NAMES.setdefault(DinoDetrConfig.model_type, "DinoDetrModel")
 MODEL_FOR_OBJECT_DETECTION_MAPPING_NAMES.setdefault(DinoDetrConfig.model_type, "DinoDetrForObjectDetection")
 
 __all__ = ["DinoDetrForObjectDetection", "DinoDetrModel", "DinoDetrPreTrainedModel"]

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from .linear import Linear
+from .linear import linear
 
 
 def token_proposals(centres: Tensor, spatial_shapes: list[tuple[int, int]], padding_mask: Tensor):
@@ -32,7 +32,7 @@ class QuerySelection(nn.Module):
 
     def __init__(self, d_model: int):
         super().__init__()
-        self.enc_output = Linear(d_model, d_model)
+        self.enc_output = nn.Linear(d_model, d_model)
         self.enc_output_norm = nn.LayerNorm(d_model)
 
     def forward(
@@ -54,8 +54,8 @@ class QuerySelection(nn.Module):
         Returns:
             (float32 logits `[B, Q, K]`, float32 boxes `[B, Q, 4]` cxcywh in 0..1), best token first.
         """
-        memory = self.enc_output_norm(self.enc_output(memory.masked_fill(~valid[..., None], 0.0)))
-        logits = class_embed(memory).float()
+        memory = self.enc_output_norm(linear(self.enc_output, memory.masked_fill(~valid[..., None], 0.0)))
+        logits = linear(class_embed, memory).float()
         best = logits.max(-1).values.topk(min(num_queries, memory.shape[1]), dim=1).indices  # [B, Q]
 
         def keep(tokens: Tensor) -> Tensor:

@@ -2,12 +2,14 @@
 
 import copy
 import json
+from pathlib import Path
 
 import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from dino_detr.cli import main
+from dino_detr.evaluation.image_ids import find_image_ids
 
 ANNOTATIONS = {
     "info": {},
@@ -33,6 +35,7 @@ def evaluate(tmp_path):
         for name, content in (("results.json", results), ("annotations.json", annotations)):
             (tmp_path / name).write_text(json.dumps(content))
         files = [str(tmp_path / name) for name in ("results.json", "annotations.json", "figures.json")]
+        Path(files[2]).unlink(missing_ok=True)
         main(["evaluate", files[0], "--dataset", files[1], "--output", files[2], *options])
         return json.loads((tmp_path / "figures.json").read_text())
 
@@ -98,6 +101,17 @@ def test_what_is_no_results_file_is_said(evaluate):
             evaluate(results, annotations)
     with pytest.raises(SystemExit, match="--one_label_per_query and --nms_threshold go with a checkpoint"):
         evaluate(RESULTS, ANNOTATIONS, "--nms_threshold", "0.5")
+
+
+def test_images_are_known_by_the_names_of_their_files():
+    """Where a name is the same or ends alike, and is no id; two files for one image are refused."""
+    images = [{"id": 7, "file_name": "a/x.jpg"}, {"id": 8, "file_name": "b/x.jpg"}, {"id": 9, "file_name": "y.jpg"}]
+    images.append({"id": "z.jpg", "file_name": "y2.jpg"})
+    named = ["a/x.jpg", "b/x.jpg", "photos/y.jpg", "z.jpg", "x.jpg", "none.jpg", 7]
+    rows = find_image_ids([{"image_id": name} for name in named], {"images": images})
+    assert [row["image_id"] for row in rows] == [7, 8, 9, "z.jpg", "x.jpg", "none.jpg", 7]
+    with pytest.raises(ValueError, match=r"photos/y\.jpg and y\.jpg are both taken for image 9"):
+        find_image_ids([{"image_id": "photos/y.jpg"}, {"image_id": "y.jpg"}], {"images": images})
 
 
 def test_annotations_are_read_as_for_training(evaluate, tmp_path, capsys):

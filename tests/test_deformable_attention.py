@@ -133,19 +133,50 @@ def test_gathered_samples_are_the_same():
     assert_same_samples("gather", num_queries)
 
 
-def test_locations_that_are_no_numbers_stay_bad():
-    value, weights = torch.randn(1, TOKENS, 1, 4), torch.ones(1, 3, 1, len(SHAPES), 1)
-    locations = torch.full((1, 3, 1, len(SHAPES), 1, 2), 0.5)
+def assert_bad_locations_stay_bad(sampling: str) -> None:
+    """What is no number is none in the output and the gradients that depend on it; infinitely far away is nothing."""
+    value, weights = torch.randn(1, TOKENS, 1, 4), torch.ones(1, 4, 1, len(SHAPES), 1, requires_grad=True)
+    locations = torch.full((1, 4, 1, len(SHAPES), 1, 2), 0.5)
     locations[0, 1] = torch.nan
     locations[0, 2] = torch.inf
-    output = deformable_sampling(value, SHAPES, locations, weights, "gather")
-    assert output[0, 0].isfinite().all() and output[0, 1].isnan().all() and (output[0, 2] == 0).all()
+    locations[0, 3, ..., 1] = torch.nan  # of one coordinate
+    locations.requires_grad_()
+    output = deformable_sampling(value, SHAPES, locations, weights, sampling)
+    gradients = torch.autograd.grad(output.sum(), [locations, weights])
+    for tensor in (output[0], gradients[0][0, :3], gradients[1][0]):
+        assert tensor[0].isfinite().all() and tensor[1].isnan().all() and (tensor[2] == 0).all()
+    assert output[0, 3].isnan().all() and gradients[1][0, 3].isnan().all()
 
 
-def test_triton_kernels_give_the_same():
+def test_locations_that_are_no_numbers_stay_bad():
+    assert_bad_locations_stay_bad("gather")
+
+
+def assert_triton_works_for_every_dtype() -> None:
+    """... and not where the backward pass fails, although the forward pass does not."""
+    from dino_detr import deformable_triton
+
+    cpu = torch.device("cpu")
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
+        with torch.inference_mode():
+            assert deformable_triton.triton_works(cpu, dtype)
+    deformable_triton.triton_works.cache_clear()
+    deformable_triton._backward_kernel = None
+    assert not deformable_triton.triton_works(cpu, torch.float32)
+
+
+@pytest.mark.parametrize(
+    "claim",
+    [
+        "assert_same_samples('triton')",
+        "assert_bad_locations_stay_bad('triton')",
+        "assert_triton_works_for_every_dtype()",
+    ],
+)
+def test_triton_kernels_give_the_same(claim):
     """In Triton's interpreter: on the CPU, in a process of its own, since the kernels are made for it or for a GPU."""
     pytest.importorskip("triton")
-    code = "import test_deformable_attention as tests; tests.assert_same_samples('triton')"
+    code = f"import test_deformable_attention as tests; tests.{claim}"
     root = Path(__file__).parent
     environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": f"{root}{os.pathsep}{root.parent}"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)

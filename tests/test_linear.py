@@ -1,13 +1,16 @@
-"""Linear and feed-forward layers of our own against PyTorch's in float64."""
+"""Products of linear and feed-forward layers against PyTorch's in float64; and layers that others exchanged."""
+
+import copy
 
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile
+from torch.utils.checkpoint import checkpoint
 
-from dino_detr import linear
-from dino_detr.linear import FeedForward, Linear
+from dino_detr import linear as products
+from dino_detr.linear import FeedForward, fast_linears, linear
 
 
 @pytest.fixture(autouse=True)
@@ -17,6 +20,20 @@ def two_threads():
     torch.set_num_threads(2)
     yield
     torch.set_num_threads(before)
+
+
+class Ours(nn.Module):
+    """`nn.Linear` as our own layers use it, or as another library's layers do within ours."""
+
+    def __init__(self, layer: nn.Linear, inside: bool):
+        super().__init__()
+        self.layer, self.inside = layer, inside
+
+    def forward(self, x):
+        if not self.inside:
+            return linear(self.layer, x)
+        with fast_linears(x):
+            return self.layer(x)
 
 
 class Definition(nn.Module):
@@ -41,13 +58,13 @@ def relative_errors(ours, exact) -> list[float]:
     return [float((a - b).abs().max() / b.abs().max()) for a, b in zip(ours, exact, strict=True)]
 
 
+@pytest.mark.parametrize("inside", [False, True], ids=["our layer", "a stranger's"])
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("shape", [(1, 1601), (3, 700)])
-def test_large_products_go_to_onednn_and_are_the_same(shape, bias):
+def test_large_products_go_to_onednn_and_are_the_same(shape, bias, inside):
     torch.manual_seed(0)
-    ours, x, direction = Linear(96, 160, bias=bias), torch.randn(*shape, 96), torch.randn(*shape, 160)
-    exact = nn.Linear(96, 160, bias=bias).double()
-    exact.load_state_dict(ours.state_dict())
+    layer, x, direction = nn.Linear(96, 160, bias=bias), torch.randn(*shape, 96), torch.randn(*shape, 160)
+    ours, exact = Ours(layer, inside), copy.deepcopy(layer).double()
     with profile(activities=[ProfilerActivity.CPU]) as record:
         results = output_and_gradients(ours, x, direction)
     names = [event.name for event in record.events()]
@@ -60,16 +77,16 @@ def test_large_products_go_to_onednn_and_are_the_same(shape, bias):
 
 def test_outputs_can_be_changed_in_place():
     torch.manual_seed(0)
-    ours, x = Linear(96, 160), torch.randn(1601, 96, requires_grad=True)
+    layer, x = nn.Linear(96, 160), torch.randn(1601, 96, requires_grad=True)
     masked = torch.rand(1601, 1) < 0.5
-    ours(x).masked_fill_(masked, 0.0).sum().backward()
+    linear(layer, x).masked_fill_(masked, 0.0).sum().backward()
     assert torch.equal(x.grad.abs().sum(1) == 0, masked[:, 0])
 
 
 @pytest.mark.parametrize("hidden_at_once", [2**22, 5000])
 def test_feed_forward_is_the_same_and_keeps_no_hidden_values(monkeypatch, hidden_at_once):
-    monkeypatch.setattr(linear, "_HIDDEN", hidden_at_once)
-    monkeypatch.setattr(linear, "_LARGE", 1)
+    monkeypatch.setattr(products, "_HIDDEN", hidden_at_once)
+    monkeypatch.setattr(products, "_LARGE", 1)
     torch.manual_seed(0)
     x, direction = torch.randn(2, 32, 103).transpose(1, 2), torch.randn(2, 103, 32)  # one out of order in memory
     ours = FeedForward(32, 512)
@@ -96,10 +113,54 @@ def test_feed_forward_under_autocast():
         assert 0 < (ours - right).norm() < 1.05 * (pytorch - right).norm()
 
 
-def test_layers_that_were_exchanged_or_hooked_are_called():
+@pytest.mark.parametrize("hook", ["forward", "forward_pre", "full_backward", "full_backward_pre"])
+def test_hooked_layers_are_called(hook, monkeypatch):
+    monkeypatch.setattr(products, "_LARGE", 1)
+    for ours, layer in ((FeedForward(8, 16), "fc1"), (Ours(nn.Linear(8, 8), inside=False), "layer")):
+        seen = []
+        getattr(getattr(ours, layer), f"register_{hook}_hook")(lambda *_, seen=seen: seen.append("hook"))
+        ours(torch.randn(1, 5, 8, requires_grad=True)).sum().backward()
+        assert seen == ["hook"]
+
+
+def test_exchanged_layers_are_called(monkeypatch):
+    monkeypatch.setattr(products, "_LARGE", 1)
     ours, x = FeedForward(8, 16), torch.randn(1, 5, 8)
-    seen = []
-    ours.fc1.register_forward_hook(lambda *_: seen.append("hook"))
-    ours(x)
     ours.fc2 = nn.Sequential(ours.fc2, nn.Tanh())  # as an adapter would
-    assert seen == ["hook"] and ours(x).abs().max() < 1
+    assert ours(x).abs().max() < 1
+
+
+class Halved(torch.Tensor):
+    """As quantisers put it in place of a weight: what is computed with it is its own affair."""
+
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        with torch._C.DisableTorchFunctionSubclass():
+            result = func(*args, **(kwargs or {}))
+        if func is torch.Tensor.detach:
+            return result.as_subclass(cls)
+        return result / 2 if func is F.linear else result
+
+
+@pytest.mark.parametrize("inside", [False, True], ids=["our layer", "a stranger's"])
+def test_weights_of_another_kind_compute_as_they_do(inside, monkeypatch):
+    monkeypatch.setattr(products, "_LARGE", 1)
+    layer, x = nn.Linear(8, 16, bias=False).requires_grad_(False), torch.randn(1, 5, 8)
+    plain = layer(x)
+    layer.weight = nn.Parameter(layer.weight.data.as_subclass(Halved), requires_grad=False)
+    torch.testing.assert_close(Ours(layer, inside)(x), plain / 2)
+
+
+def test_layers_of_others_may_be_checkpointed(monkeypatch):
+    """What is computed again keeps the same tensors, or torch stops."""
+    monkeypatch.setattr(products, "_LARGE", 1)
+    torch.manual_seed(0)
+    layer, x = nn.Linear(8, 8), torch.randn(1, 5, 8, requires_grad=True)
+    gradients = []
+    for use_reentrant in (False, True):
+        with fast_linears(x):
+            output = checkpoint(layer, x, use_reentrant=use_reentrant)
+        layer.zero_grad()
+        output.sum().backward()
+        gradients.append(layer.weight.grad)
+    torch.testing.assert_close(*gradients)

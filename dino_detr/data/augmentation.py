@@ -15,6 +15,8 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
+from ..image_processing_dino_detr import at_least_a_patch
+
 _MEAN_COLOUR = [124, 116, 104]  # RGB, 0..255; about 0 when normalised
 _NUM_DRAWS = 7  # the most that a sizing needs
 
@@ -167,7 +169,8 @@ def large_scale_jitter(height: int, width: int, draws: list[float], side: int) -
 
 def _resized(height: int, width: int, shortest: int, longest: int | None) -> tuple[int, int]:
     scale = shortest / min(height, width)
-    return _scaled(height, width, scale if longest is None else min(scale, longest / max(height, width)))
+    size = _scaled(height, width, scale if longest is None else min(scale, longest / max(height, width)))
+    return at_least_a_patch(*size, shortest)
 
 
 def _scaled(height: int, width: int, scale: float) -> tuple[int, int]:

@@ -140,6 +140,9 @@ def _fit_to_images(rows: Dataset, facts: ImageFacts, names: list[str], findings:
     table = rows.select_columns(["width", "height", "objects"]).with_format("arrow")[:].combine_chunks()
     for index, (kind, text) in facts.faults.items():
         findings.add(kind, names[index], value=text)
+    for index, remarks in facts.remarks.items():
+        for kind, text in remarks:
+            findings.add(kind, names[index], value=text)
     sizes = np.stack([table[side].to_numpy() for side in ("width", "height")], 1).astype(np.int64).reshape(-1, 2)
     good = ~np.isin(np.arange(len(sizes)), list(facts.faults))
     wrong = good & (sizes != facts.sizes).any(1)

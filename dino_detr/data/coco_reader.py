@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from .decoding import describe_fault, kind_of_fault
 from .file_names import Found, ImageFiles
 from .findings import Findings
 from .image_files import list_image_files, read_upright_size
@@ -161,11 +162,9 @@ class CocoReader:
             return width, height
         try:
             width, height = read_upright_size(found.path)
-        except OSError:
-            self.findings.add("not_an_image", found.path)
+        except OSError as fault:
+            self.findings.add(kind_of_fault(fault), found.path, value=describe_fault(fault))
             return None
-        except Exception:  # Pillow's readers raise whatever comes: `check_split` says what
-            return 0, 0
         if all(side is None or side == 0 for side in given):
             self.findings.add("missing_size", found.path, value=f"{width} x {height}")
         else:

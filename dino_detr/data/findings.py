@@ -30,6 +30,16 @@ KINDS = {  # in the order of a report
     ),
     "not_an_image": Kind("files that are not images", "drop", "image"),
     "truncated_file": Kind("image files that are truncated or damaged", "drop", "image"),
+    "image_too_large": Kind(
+        "images of more pixels than are read", "drop", "image", "cut them into tiles, or raise the limit"
+    ),
+    "unreadable_file": Kind(
+        "image files that cannot be read now", "drop", "image", "memory, permission or a codec is missing"
+    ),
+    "damaged_exif": Kind("images with damaged EXIF", "keep", "image", "which side is up may not be known"),
+    "unknown_range": Kind(
+        "images whose range of values is not known", "keep", "image", "one is guessed; 8 bits have none to guess"
+    ),
     "wrong_size": Kind(
         "images whose width and height are not the file's", "correct", "size", "the file's, upright, are taken"
     ),
@@ -83,6 +93,8 @@ KINDS = {  # in the order of a report
         "images without boxes", "keep", "image", "evaluated on, left out of training", defect=False
     ),
     "crowded_image": Kind("images with more boxes than num_queries", "keep", "image", defect=False),
+    "elongated_image": Kind("images over 80 times as long as wide", "keep", "image", "cut them into tiles", False),
+    "dark_image": Kind("images that are black", "keep", "image", "are they masks, or of few bits?", defect=False),
     "absent_class": Kind("classes without boxes", "keep", "class", defect=False),
     "unnamed_file": Kind("image files that no annotation names", "ignore", "file", defect=False),
 }

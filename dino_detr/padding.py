@@ -1,0 +1,31 @@
+"""Which pixels of a batch are image and which are padding at the right and bottom."""
+
+import torch
+from torch import Tensor
+
+
+def mask_padding(sizes: Tensor, height: int, width: int) -> Tensor:
+    """Heights and widths `[B, 2]` of padded images -> int64 `[B, height, width]`, 1 = image."""
+    rows = torch.arange(height, device=sizes.device) < sizes[:, :1]
+    columns = torch.arange(width, device=sizes.device) < sizes[:, 1:]
+    return (rows[:, :, None] & columns[:, None]).long()
+
+
+def padded_sizes(labels: list[dict], height: int, width: int) -> Tensor | None:
+    """
+    The images' own sizes, as their labels tell them.
+
+    Args:
+        labels: as the processor makes them; `size` (height, width) is read where there is one.
+        height, width: of the batch, in pixels.
+
+    Returns:
+        int64 `[B, 2]` on the CPU; or None where no image is smaller than the batch, or one is larger, which means that
+        it was resized since.
+    """
+    sizes = [label.get("size") for label in labels]
+    sizes = [[height, width] if size is None else torch.as_tensor(size).tolist() for size in sizes]
+    heights, widths = zip(*sizes)
+    if max(heights) > height or max(widths) > width or (min(heights) == height and min(widths) == width):
+        return None
+    return torch.tensor(sizes)
