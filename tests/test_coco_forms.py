@@ -269,6 +269,7 @@ def test_normalised_results_are_no_bad_detector(pictures):
         (lambda x, y, w, h: [x, y, x + w, y + h], "corner_boxes"),
         (lambda x, y, w, h: [x + w / 2, y + h / 2, w, h], "centre_boxes"),
         (lambda x, y, w, h: [x, y, w, h], None),
+        (lambda x, y, w, h: [30, 20, 20, 10] if x % 3 else [60, 40, 70, 60], None),  # some are drawn beyond the border
     ],
 )
 def test_boxes_of_another_form_are_named(tmp_path, convert, kind):
