@@ -1,6 +1,8 @@
 """A plain ViT of transformers or timm made ready: patch size, position grid, padding, freezing."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 
 import torch
@@ -75,8 +77,25 @@ class DinoDetrBackbone(nn.Module):
         pixel_values = pixel_values.to(self.model.dtype)
         # frozen or not: adapters in a frozen backbone are trained, and of the image a gradient may be asked for
         wanted = pixel_values.requires_grad or any(parameter.requires_grad for parameter in self.model.parameters())
-        with torch.set_grad_enabled(torch.is_grad_enabled() and wanted), fast_linears(pixel_values):
+        with torch.set_grad_enabled(torch.is_grad_enabled() and wanted), fast_linears(pixel_values), self._weights():
             return self.model(pixel_values, return_dict=True).feature_maps[-1]
+
+    @contextmanager
+    def _weights(self) -> Iterator[None]:
+        """
+        Have the weights in place that accelerate offloaded.
+
+        It brings them when a module's `forward` is called; TimmBackbone enters timm's model by another method.
+        """
+        vit = self.model._backbone.model if self.model.config.model_type == "timm_backbone" else None
+        hook = getattr(vit, "_hf_hook", None)
+        if hook is not None:
+            hook.pre_forward(vit)
+        try:
+            yield
+        finally:
+            if hook is not None:
+                hook.post_forward(vit, None)
 
 
 def build_backbone(backbone_config: PreTrainedConfig, **timm_arguments) -> nn.Module:

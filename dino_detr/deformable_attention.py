@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from .deformable_gather import GatherSampling
 from .deformable_triton import TritonSampling, triton_works
-from .linear import is_captured, is_untouched, linear
+from .linear import is_untouched, linear
 
 SAMPLING = ("auto", "plain", "gather", "triton")
 
@@ -60,11 +60,14 @@ def deformable_sampling(
     """
     As `plain_sampling`, in one of the ways of `SAMPLING`.
 
-    `auto` is `triton` on a GPU where it works, `gather` on a CPU, else `plain`; a compiler, exporter or tracer, which
-    cannot follow what `gather` does in blocks, has `plain` on a CPU. All give the same but for rounding.
+    `auto` is `triton` on a GPU where it works, `gather` on a CPU, else `plain`; under `torch.compile`, which fuses what
+    `gather` does in blocks, a CPU has `plain`. All give the same but for rounding. `torch.jit.trace` always sees
+    `plain`.
     """
     if sampling == "auto":
         sampling = _fastest_sampling(value)
+    if torch.jit.is_tracing():  # which follows PyTorch's own operators only
+        sampling = "plain"
     if sampling == "triton":
         return TritonSampling.apply(value, sampling_locations, attention_weights, spatial_shapes)
     if sampling == "gather":
@@ -74,8 +77,8 @@ def deformable_sampling(
 
 def _fastest_sampling(value: Tensor) -> str:
     if value.device.type == "cpu":
-        return "plain" if is_captured() else "gather"
-    if value.device.type == "cuda" and not torch.jit.is_tracing() and triton_works(value.device, value.dtype):
+        return "plain" if torch.compiler.is_compiling() else "gather"
+    if value.device.type == "cuda" and triton_works(value.device, value.dtype):
         return "triton"
     return "plain"
 

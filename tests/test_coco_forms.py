@@ -305,6 +305,8 @@ NAMES = {
     "separators on disk": ("images/p{}.png", "images\\p{}.png"),
     "FiftyOne": ("p{}.png", "data/p{}.png"),
     "one folder deeper": ("p{}.png", "photos/2024/p{}.png"),
+    "several folders": ("p{0}.png", "photos/{0}/p{0}.png"),
+    "a folder of another name": ("old/p{}.png", "new/p{}.png"),
 }
 
 
@@ -373,7 +375,7 @@ def test_what_is_there_instead_is_said(tmp_path):
     for folder in ("a", "b"):
         picture(tmp_path / folder / "q.png")
     write(tmp_path, coco(["q.png"]))
-    with pytest.raises(FileNotFoundError, match=r"there are files in .*/a, .*/b"):
+    with pytest.raises(FileNotFoundError, match=r"'a/q\.png' and 'b/q\.png' are there: it is not clear which is meant"):
         load_detection_dataset(str(tmp_path), "train")
 
 

@@ -1,5 +1,6 @@
 """Ctrl-C and a scheduler's signals end a run or any verb in a line, at every moment."""
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -12,6 +13,7 @@ from launching import ENVIRONMENT, ROOT, TWO_PROCESSES, lines, run
 from dino_detr.cli import main
 from dino_detr.data import check
 from dino_detr.training.lock import LOCK
+from dino_detr.training.preemption import Preemption
 
 SLOW_CHECKPOINTS = """
 import sys, time
@@ -40,6 +42,24 @@ def test_persistent_data_workers_do_not_keep_a_run_from_ending(recipe, tmp_path)
     options = ["--dataloader_num_workers", "2", "--dataloader_persistent_workers", "--output_dir", tmp_path / "run"]
     run(sys.executable, "train.py", recipe, *options, timeout=200)
     assert (tmp_path / "run" / "model.safetensors").exists()
+
+
+def test_children_live_on_at_a_signal_while_it_is_heeded_and_no_longer(tmp_path):
+    """Workers of an evaluation, say, which are forked with the run's own handlers."""
+    preemption, context = Preemption(str(tmp_path)), multiprocessing.get_context("fork")
+    with preemption.listening():
+        children = [context.Process(target=time.sleep, args=(60,), daemon=True) for _ in range(2)]
+        for child in children:
+            child.start()
+        time.sleep(0.2)
+        for number in (signal.SIGINT, signal.SIGINT, signal.SIGTERM):
+            os.kill(children[0].pid, number)
+            time.sleep(0.2)
+        assert children[0].is_alive() and not preemption.asked
+    for child in children:
+        child.terminate()
+        child.join(20)
+        assert child.exitcode == -signal.SIGTERM
 
 
 def test_a_second_ctrl_c_ends_a_run_at_once(recipe, tmp_path):

@@ -80,6 +80,7 @@ def evaluate_checkpoint(options: argparse.Namespace) -> tuple:
     from ..data import category_ids, class_names
     from ..evaluation import CocoDetectionMetric, to_coco_results
     from ..evaluation.detections import detect, references
+    from ..training.precision import autocast_as_trained
 
     rows = checked_rows(options.dataset, options.split)
     model, processor = load_checkpoint(options.source, options.device)
@@ -88,7 +89,11 @@ def evaluate_checkpoint(options: argparse.Namespace) -> tuple:
     if names != class_names(rows) and not nameless:
         raise ValueError(f"{options.source} knows the classes {names}, but {options.dataset} has {class_names(rows)}")
     every = range(len(rows)), options.batch_size, options.num_workers
-    detections = list(detect(model, processor, rows, *every, **post_processing(options)))
+    as_trained, said = autocast_as_trained(options.source, model.device)
+    if said is not None:
+        print(said, file=sys.stderr)
+    with as_trained:
+        detections = list(detect(model, processor, rows, *every, **post_processing(options)))
     metric = CocoDetectionMetric(category_ids=category_ids(rows), class_names=class_names(rows), scorer=options.scorer)
     truth = references(rows, detections)
     metric.add_batch(predictions=detections, references=truth)

@@ -41,6 +41,10 @@ def _run_verb(arguments: list[str]) -> None:
     try:
         options.run(options)
     except Exception as error:
+        from ..training.out_of_memory import is_out_of_memory
+
+        if is_out_of_memory(error):
+            sys.exit("dino-detr: out of memory: fewer or smaller images at a time need less (--batch_size 1)")
         if not is_users_fault(error):
             raise
         sys.exit(f"dino-detr: {error}")

@@ -23,6 +23,7 @@ def _run(arguments: list[str]) -> None:
     from ..training import train
     from ..training.lock import FolderLost
     from ..training.nonfinite import NonFinite
+    from ..training.out_of_memory import OutOfMemory
     from ..training.preemption import Preempted
     from ..training.unreadable import TooManyUnreadable
 
@@ -38,7 +39,7 @@ def _run(arguments: list[str]) -> None:
         print(f"dino-detr: stopped by a signal at step {trainer.state.global_step}; go on with the same command and "
               "--resume_from_checkpoint latest", file=sys.stderr)  # fmt: skip
         sys.exit(trainer.preemption.exit_status)
-    except (FolderLost, NonFinite, TooManyUnreadable) as error:
+    except (FolderLost, NonFinite, OutOfMemory, TooManyUnreadable) as error:
         sys.exit(f"dino-detr: {error}\n")  # in one write: other processes say theirs
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):

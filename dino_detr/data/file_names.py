@@ -6,6 +6,7 @@ file is taken where just one fits.
 """
 
 import difflib
+import itertools
 import os
 import re
 import unicodedata
@@ -15,7 +16,8 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import unquote
 
-_MOST_LISTED = 100_000  # entries of folders, in looking for what a name may mean
+_MOST_LISTED = 500_000  # entries of folders, in looking for what names may mean
+_MOST_COMPARED = 1000  # names, letter by letter
 
 
 class Found(NamedTuple):
@@ -34,10 +36,14 @@ class ImageFiles:
         folder: that names are relative to.
         root: the data set's folder.
         places: where else a file may be whose name is spelled otherwise.
+        anywhere: of `search_folder`, where images are in none of the usual places.
     """
 
-    def __init__(self, folder: Path, root: Path, places: Sequence[Path] = ()):
+    def __init__(
+        self, folder: Path, root: Path, places: Sequence[Path] = (), anywhere: dict[str, list[str]] | None = None
+    ):
         self.folder, self.root = os.path.abspath(folder), os.path.abspath(root)
+        self._anywhere = {} if anywhere is None else anywhere
         self._places = list(dict.fromkeys([self.folder, *map(os.path.abspath, places)]))
         self._listings: dict[str, dict[str, list[str]]] = {}
 
@@ -71,7 +77,9 @@ class ImageFiles:
             found = {path for place in self._places for path in self._resolve(place, parts[start:])}
             if found:
                 return sorted(found)
-        return []
+        options = self._anywhere.get(parts[-1], []) if parts else []
+        in_common = [_count_common_end(parts, [_plain(part) for part in _split(path)]) for path in options]
+        return [path for path, count in zip(options, in_common) if count == max(in_common)]
 
     def _hint(self, name: str, fitting: list[str]) -> str:
         """Why none of the fitting files was taken; or, where none fits, which one has another suffix."""
@@ -115,39 +123,40 @@ class ImageFiles:
         return self._listings[folder]
 
 
-def search_folder(root: Path, names: Sequence[str], avoid: Iterable[str]) -> tuple[list[Path], str]:
+def search_folder(root: Path, avoid: Iterable[str]) -> dict[str, list[str]]:
     """
-    Look through a data set's folder for the folder that names may be relative to, where no usual place has them.
+    Look through a data set's folder, where the usual places have none of the images.
 
     Args:
-        names: the first ones of an annotation file.
         avoid: names of folders that are other splits'.
 
     Returns:
-        The folders that have files of such names; and what is like the first name, for a message.
+        The files by what their names are compared by.
     """
-    wanted, avoid = {_plain(_parts(name)[-1]): name for name in names if _parts(name)}, set(avoid)
-    first = _plain(_parts(names[0])[-1]) if names and _parts(names[0]) else ""
-    folders, alike, count = [], {}, 0
-    for folder, inner, files in os.walk(root):
+    found, avoid, count = {}, set(avoid), 0
+    for folder, inner, files in os.walk(os.path.abspath(root)):
         inner[:] = sorted(name for name in inner if name not in avoid)
-        plain = {_plain(file): file for file in files}
-        if wanted.keys() & plain.keys():
-            folders.append(Path(folder))
-        for name, file in plain.items():
-            alike.setdefault(name, os.path.relpath(os.path.join(folder, file), root))
+        for file in sorted(files):
+            found.setdefault(_plain(file), []).append(os.path.join(folder, file))
         count += len(files) + len(inner)
         if count > _MOST_LISTED:
             break
-    return folders, _hint(first, alike)
+    return found
 
 
-def _hint(name: str, alike: dict[str, str]) -> str:
-    """What is there that may be meant: of this name, of this name with another suffix, or of one like it."""
+def find_alike(name: str, files: dict[str, list[str]], root: Path) -> str:
+    """Say what is there that a name may mean: a file with another suffix, or one that is spelled nearly so; or ""."""
+    parts = _parts(name)
+    name = parts[-1] if parts else ""
     stem, _ = os.path.splitext(name)
-    same = [path for other, path in alike.items() if other == name or os.path.splitext(other)[0] == stem]
-    close = same or [alike[other] for other in difflib.get_close_matches(name, list(alike)[:1000], n=1)]
-    return f"{close[0]!r} is there" if close else ""
+    same = [other for other in files if stem and os.path.splitext(other)[0] == stem]
+    close = same or difflib.get_close_matches(name, list(files)[:_MOST_COMPARED], n=1)
+    return f"{os.path.relpath(files[close[0]][0], root)!r} is there" if close else ""
+
+
+def _count_common_end(parts: list[str], others: list[str]) -> int:
+    pairs = zip(reversed(parts), reversed(others))
+    return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
 def _parts(name: str) -> list[str]:

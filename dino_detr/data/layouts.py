@@ -2,7 +2,7 @@
 
 Annotations: `annotations/instances_<split>.json` (COCO), `annotations/<split>.json`, `<split>.json`, or
 `<split>/_annotations.coco.json` (Roboflow). Images: in `<split>/`, `images/<split>/`, beside the annotation file, in
-`images/`, in the folder itself or in `data/` (FiftyOne), whichever has them; else in the only other folder that does.
+`images/`, in the folder itself or in `data/` (FiftyOne), whichever has them; else wherever in the folder they are.
 """
 
 import itertools
@@ -15,7 +15,7 @@ from typing import NamedTuple
 from transformers.utils import logging
 
 from .annotation_json import as_utf8
-from .file_names import ImageFiles, search_folder
+from .file_names import ImageFiles, find_alike, search_folder
 from .splits import choose_split, is_usual_split
 
 logger = logging.get_logger(__name__)
@@ -80,12 +80,16 @@ def _find_images(
         return ImageFiles(best, root, places)
     if any(map(is_usual_split, names)):  # the others' images are not this one's
         other_splits |= {folder.name for folder in root.glob("**/") if is_usual_split(folder.name)}
-    folders, hint = search_folder(root, file_names, other_splits - set(names))
+    files = search_folder(root, other_splits - set(names))
+    anywhere = ImageFiles(root, root, (), files)
+    folders = {Path(path).parent for name in file_names for path in anywhere.fitting(name)}
     if len(folders) == 1:
-        logger.warning_once(f"{annotation_file}: its images are taken from {folders[0]}, the only folder that has them")
-        return ImageFiles(folders[0], root)
+        (folder,) = folders
+        logger.warning_once(f"{annotation_file}: its images are taken from {folder}, the only folder that has them")
+        return ImageFiles(folder, root)
     if folders:
-        hint = f"of such names there are files in {', '.join(str(folder) for folder in folders[:5])}"
+        return anywhere
+    hint = find_alike(file_names[0], files, root)
     raise FileNotFoundError(
         f"{annotation_file} names {file_names[0]!r}, which is in none of "
         f"{', '.join(str(place) for place in places)}{'; ' if hint else ''}{hint}. Put the images in one of these "

@@ -102,12 +102,9 @@ def _boundary(number: str | None, percent: str, order: list[int], hashes: list[b
     """Where a part begins or ends in the order of the hashes: neither at its ends nor between two of one hash."""
     if number is None:
         return None
-    most = len(order) - 1
     cut = round(float(number) * len(order) / 100 if percent else float(number))
-    cut = min(max(cut, 1), most)
-    while 0 < cut < len(order) and hashes[order[cut]] == hashes[order[cut - 1]]:
-        cut += 1
-    return cut
+    between = (at for at in range(1, len(order)) if hashes[order[at]] != hashes[order[at - 1]])
+    return min(between, key=lambda at: abs(at - cut), default=len(order))
 
 
 def _plain(name: str) -> str:

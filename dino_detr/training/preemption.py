@@ -30,15 +30,16 @@ def outlive_signals(heeded, _worker_id: int) -> None:
     The first SIGTERM passes while the run heeds signals (`heeded` is 1), and no longer: with that signal
     multiprocessing ends workers when Python exits. Ctrl-C is for the parent, which ends its workers.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (*SIGNALS, signal.SIGINT):
+        signal.signal(number, partial(_pass_once, heeded))
 
-    def pass_once(number, _):
-        signal.signal(number, signal.SIG_DFL)
-        if not heeded.value:
-            os.kill(os.getpid(), number)
 
-    for number in SIGNALS:
-        signal.signal(number, pass_once)
+def _pass_once(heeded, number: int, _frame) -> None:
+    if number == signal.SIGINT:
+        return
+    signal.signal(number, signal.SIG_DFL)
+    if not heeded.value:
+        os.kill(os.getpid(), number)
 
 
 class Preempted(Exception):
@@ -59,6 +60,7 @@ class Preemption(TrainerCallback):
         self.agreed = 0  # known to all processes, and acted upon by all after the same step
         self.evaluation_due = False
         self._since = 0.0
+        self._process = os.getpid()
         self._heeded = multiprocessing.RawValue("b", 0)  # data workers see it too
 
     @property
@@ -82,8 +84,10 @@ class Preemption(TrainerCallback):
             finally:
                 self._heeded.value = 0
 
-    def _ask(self, number, _):
-        if number != signal.SIGINT:
+    def _ask(self, number, frame):
+        if os.getpid() != self._process:  # a data worker of an evaluation: forked, it has this handler too
+            _pass_once(self._heeded, number, frame)
+        elif number != signal.SIGINT:
             self.asked = max(self.asked, BY_SCHEDULER)
         elif self.asked == BY_PERSON:
             if time.monotonic() - self._since > AGAIN:

@@ -1,6 +1,35 @@
 """What the terminal shows of a run; the rest is in the run folder."""
 
+import logging as python_logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from transformers import ProgressCallback
+from transformers.utils import logging
+
+
+@contextmanager
+def without_bars_of_weights() -> Iterator[None]:
+    """Leave out transformers' bars of reading and writing weights, one for each checkpoint."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+@contextmanager
+def without_load_report() -> Iterator[None]:
+    """Leave out transformers' table of weights that do not fit, where we say ourselves what becomes of them."""
+    loader = python_logging.getLogger("transformers.modeling_utils")
+    level = loader.level
+    loader.setLevel(python_logging.ERROR)
+    try:
+        yield
+    finally:
+        loader.setLevel(level)
 
 
 class ProgressBar(ProgressCallback):

@@ -19,11 +19,16 @@ from ..evaluation.operating_point import readable_threshold
 from ..evaluation.report import write_report
 from ..hub.cards import write_card
 from ..image_processing_dino_detr import DinoDetrImageProcessor
+from .checks import check_run_length
 from .lock import check_lock
 from .options import DinoDetrTrainingArguments
+from .out_of_memory import explain_out_of_memory
+from .outlook import announce
 from .output_dir import check_space, claim_output_dir, release_output_dir
 from .preemption import Preempted
+from .progress import without_bars_of_weights
 from .run_folder import RunFolder, draw_sample_detections
+from .run_length import settle_run_length
 from .sharding import gather, own_class
 from .starting_point import build_model
 from .trainer import DetectionTrainer
@@ -70,10 +75,13 @@ def _prepare(options: DinoDetrTrainingArguments, augmentation: Augmentation) -> 
             f"{options.dataset}: the classes of {options.train_split} {class_names(train_rows)} are not those of "
             f"{options.eval_split} {class_names(eval_rows)}"
         )
+    steps = settle_run_length(options, len(train_rows))
+    check_run_length(options, steps, options.forgiven)
     model = build_model(options, class_names(train_rows), category_ids(train_rows))
     check_space(options, model)
     for split, rows in ((options.train_split, train_rows), (options.eval_split, eval_rows)):
         _warn_of_crowded_images(split, rows, model.config.num_queries)
+    announce(options, model, steps, train_rows, eval_rows)
     processor = DinoDetrImageProcessor(
         size={"shortest_edge": max(options.image_sizes), "longest_edge": options.max_image_size}
     )
@@ -147,6 +155,8 @@ def _warn_of_crowded_images(split: str, rows: Dataset, num_queries: int) -> None
         )
 
 
+@explain_out_of_memory
+@without_bars_of_weights()
 def train(trainer: DetectionTrainer) -> dict[str, float]:
     """
     Train, evaluate, and leave the best weights and everything about the run in the run folder.
@@ -155,6 +165,7 @@ def train(trainer: DetectionTrainer) -> dict[str, float]:
         The figures of the best weights on the evaluation split.
 
     Raises:
+        OutOfMemory: if there was not enough memory, with what takes less.
         Preempted: if a signal asked to stop; the last checkpoint is of the moment it came.
         FolderLost: if another run has taken the folder meanwhile.
     """

@@ -461,7 +461,9 @@ class DetectionTrainer(Trainer):
                 self.last_detections = detections, truth
             if explain_zero:
                 folder, ap50 = Path(self.args.output_dir), figures[0]["AP50"]
-                explain_zero_ap(folder, self.state, ap50, detections, truth, rows, self.train_dataset, at_end)
+                warmup = self.args.get_warmup_steps(self.state.max_steps)
+                rate = warmup, self.args.learning_rate
+                explain_zero_ap(folder, self.state, ap50, detections, truth, rows, self.train_dataset, at_end, *rate)
         if self.args.world_size > 1:
             broadcast_object_list(figures)
         return figures[0]
