@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import initialization as init
 from transformers.models.auto.modeling_auto import MODEL_FOR_OBJECT_DETECTION_MAPPING_NAMES, MODEL_MAPPING_NAMES
-from transformers.utils import ModelOutput, logging
+from transformers.processing_utils import Unpack
+from transformers.utils import ModelOutput, TransformersKwargs, logging
 from transformers.utils.generic import can_return_tuple
 
 from .backbone import DinoDetrBackbone, load_pretrained_backbone
@@ -141,7 +142,7 @@ class DinoDetrModel(DinoDetrPreTrainedModel):
         pixel_values: Tensor,
         pixel_mask: Tensor | None = None,
         denoising_queries: DenoisingQueries | None = None,
-        **kwargs,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> DinoDetrModelOutput:
         """
         Args:
@@ -307,7 +308,7 @@ class DinoDetrForObjectDetection(DinoDetrPreTrainedModel):
         labels: list[dict] | None = None,
         denoising_queries: DenoisingQueries | None = None,
         loss_normalisers: Tensor | None = None,
-        **kwargs,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> DinoDetrObjectDetectionOutput:
         """
         Args:
