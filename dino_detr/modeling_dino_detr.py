@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -190,8 +191,8 @@ class DinoDetrModel(DinoDetrPreTrainedModel):
             memory,
             proposals,
             valid_proposals,
-            self.class_embed[-1],
-            self.bbox_embed[-1],
+            partial(linear, self.class_embed[-1]),
+            partial(self._refine, -1),
             self.config.num_queries,
         )
 
@@ -216,7 +217,7 @@ class DinoDetrModel(DinoDetrPreTrainedModel):
             spatial_shapes,
             padding_mask,
             attention_mask,
-            self.bbox_embed,
+            self._refine,
             **kwargs,
         )
         return DinoDetrModelOutput(
@@ -232,6 +233,10 @@ class DinoDetrModel(DinoDetrPreTrainedModel):
             decoder_attentions=decoded.attentions,
             cross_attentions=decoded.cross_attentions,
         )
+
+    def _refine(self, layer: int, hidden_states: Tensor) -> Tensor:
+        """What a layer's outputs `[..., D]`, or with -1 the encoder's, change of the boxes: logits `[..., 4]`."""
+        return self.bbox_embed[layer](hidden_states)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
