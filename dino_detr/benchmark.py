@@ -125,8 +125,8 @@ def run_benchmark(
     print(text)
     if output is not None:
         Path(output).mkdir(parents=True, exist_ok=True)
-        files["json"].write_text(json.dumps(report, indent=2) + "\n")
-        files["md"].write_text(text + "\n")
+        files["json"].write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        files["md"].write_text(text + "\n", encoding="utf-8")
         _draw(report, files["png"])
 
 
@@ -265,7 +265,7 @@ def _machine() -> dict:
 
 def _processor() -> str:
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:  # not Linux
         lines = []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]

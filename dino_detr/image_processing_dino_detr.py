@@ -2,9 +2,8 @@
 
 import os
 
-import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 from torchvision.ops import nms
 from transformers.image_processing_backends import TorchvisionBackend
@@ -23,6 +22,7 @@ from transformers.utils import TensorType
 
 from .boxes import cxcywh_to_xyxy, xyxy_to_cxcywh
 from .padding import mask_padding
+from .upright import upright_rgb
 
 SMALLEST_SIDE = 16  # pixels, a patch: what is left of the short side of an image that is very long
 
@@ -223,21 +223,6 @@ def at_least_a_patch(height: int, width: int, wanted: int) -> tuple[int, int]:
     """Return a size, in pixels, with no side below a patch or, if that is less, below the side that was `wanted`."""
     smallest = min(SMALLEST_SIDE, wanted)
     return max(height, smallest), max(width, smallest)
-
-
-def upright_rgb(image: Image.Image) -> Image.Image:
-    """
-    Turn an image as its EXIF orientation says and make it 8-bit RGB, the same way for training and prediction.
-
-    Grey, palette, CMYK and RGBA images are converted as Pillow does (transparency is dropped). Of 16-bit grey the upper
-    byte is kept, where Pillow would clip everything above 255 to white. (Some of its readers give it as mode I.)
-    """
-    image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I"):
-        image = Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
-    image = image.convert("RGB")
-    image.info.pop("transparency", None)  # of a palette, say: transformers would paint it white
-    return image
 
 
 def stack_padded(images: list[Tensor], pad_size=None, memory_format=torch.contiguous_format) -> Tensor:

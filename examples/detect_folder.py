@@ -39,4 +39,4 @@ for path in sorted(Path(folder).iterdir()):
     ]
     print(f"{path.name}: {len(found[path.name])} objects")
 
-Path(output).write_text(json.dumps(found, indent=2) + "\n")
+Path(output).write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")

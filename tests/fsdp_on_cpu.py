@@ -22,7 +22,11 @@ def shard_and_say_so(module, **kwargs):
     return shard(module, **kwargs)
 
 
-if __name__ == "__main__":
+def allow_sharding() -> None:
     PartialState.__init__ = pass_for_gpus
     torch.distributed.fsdp.fully_shard = shard_and_say_so
+
+
+if __name__ == "__main__":
+    allow_sharding()
     main(["train", *sys.argv[1:]])

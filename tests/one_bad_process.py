@@ -1,10 +1,15 @@
-"""A run of two processes of which the second meets an overflow at its second step: `one_bad_process.py RECIPE ...`."""
+"""
+A run of two processes, DDP or FSDP2, of which the second meets an overflow at its second step:
+`one_bad_process.py RECIPE ...`.
+"""
 
+import os
 import sys
 
 import torch
+from fsdp_on_cpu import allow_sharding
 
-from dino_detr import cli
+from dino_detr.cli import main, train
 
 MODULE = "model.encoder.layers.0.ffn.fc2"
 
@@ -19,12 +24,14 @@ def overflow(trainer) -> None:
 
 
 if __name__ == "__main__":
-    prepare = cli.prepare_training
+    prepare = train.prepare_training
 
     def prepare_training(arguments):
         trainer = prepare(arguments)
         overflow(trainer)
         return trainer
 
-    cli.prepare_training = prepare_training
-    cli.main(["train", *sys.argv[1:]])
+    train.prepare_training = prepare_training
+    if os.environ.get("ACCELERATE_USE_FSDP") == "true":
+        allow_sharding()
+    main(["train", *sys.argv[1:]])

@@ -16,13 +16,15 @@ from dirty import EXPECTED, write_clean, write_dirty
 from launching import RECIPE, lines, run
 from PIL import Image
 
-from dino_detr import DinoDetrImageProcessor, cli
-from dino_detr.cli import _rows_of_images, main
+from dino_detr import DinoDetrImageProcessor
+from dino_detr.cli import main
+from dino_detr.cli import train as train_verb
 from dino_detr.data import image_files, load_detection_dataset
 from dino_detr.data.augmentation import build_augmentation
 from dino_detr.data.check import check_split, summarise
 from dino_detr.data.samples import TrainingSamples, collate, drop_images_without_boxes
 from dino_detr.evaluation.detections import detect, references
+from dino_detr.inference import find_images
 from dino_detr.training.unreadable import TooManyUnreadable, UnreadableImages
 
 
@@ -276,8 +278,8 @@ def train_and_break(data, recipe, tmp_path, monkeypatch):
 
     records, handler = [], logging.Handler()
     handler.emit = lambda record: records.append(record.getMessage())
-    prepare_training, names = cli.prepare_training, []
-    monkeypatch.setattr(cli, "prepare_training", prepare_and_break)
+    prepare_training, names = train_verb.prepare_training, []
+    monkeypatch.setattr(train_verb, "prepare_training", prepare_and_break)
     library = logging.getLogger("dino_detr")
     library.addHandler(handler)
 
@@ -380,11 +382,12 @@ def test_images_of_every_kind_are_the_same_everywhere(tmp_path, mode):
     assert not report.findings
     plain = build_augmentation("none", [min(height, width)], max(height, width))
     assert torch.equal(TrainingSamples(report.rows, plain, seed=0)[0]["image"], expected)
-    for rows in (report.rows, _rows_of_images([path])):
-        recorder = Recorder()
-        (found,) = detect(recorder, processor, rows, [0])
-        assert torch.equal(recorder.pixels[0].to(torch.uint8), expected)
-        assert found["boxes"].max(0).tolist() == [0.25 * width, 0.25 * height, 0.75 * width, 0.75 * height]
+    recorder = Recorder()
+    (found,) = detect(recorder, processor, report.rows, [0])
+    assert torch.equal(recorder.pixels[0].to(torch.uint8), expected)
+    assert found["boxes"].max(0).tolist() == [0.25 * width, 0.25 * height, 0.75 * width, 0.75 * height]
+    (source,) = find_images([str(path)])
+    assert torch.equal(source.read(), expected)
 
 
 def test_an_unreadable_image_is_left_out_of_an_evaluation(samples, tmp_path):

@@ -2,12 +2,14 @@
 
 import copy
 import json
+from pathlib import Path
 
 import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from dino_detr.cli import main
+from dino_detr.evaluation.image_ids import find_image_ids
 
 ANNOTATIONS = {
     "info": {},
@@ -33,6 +35,7 @@ def evaluate(tmp_path):
         for name, content in (("results.json", results), ("annotations.json", annotations)):
             (tmp_path / name).write_text(json.dumps(content))
         files = [str(tmp_path / name) for name in ("results.json", "annotations.json", "figures.json")]
+        Path(files[2]).unlink(missing_ok=True)
         main(["evaluate", files[0], "--dataset", files[1], "--output", files[2], *options])
         return json.loads((tmp_path / "figures.json").read_text())
 
@@ -81,8 +84,8 @@ def test_what_is_no_results_file_is_said(evaluate):
     cases = [
         ([row | {"segmentation": mask} for row in without(RESULTS, "bbox")], ANNOTATIONS,
          r"results\[0\] has no bbox; .*masks alone are not scored"),
-        ([RESULTS[0], RESULTS[1] | {"image_id": "9"}], ANNOTATIONS,
-         r"results\[1\]: image_id '9' is not in the annotations; there it is a number"),
+        ([RESULTS[0], RESULTS[1] | {"image_id": "8"}], ANNOTATIONS,
+         r"results\[1\]: image_id '8' is not in the annotations; give"),
         ([RESULTS[0] | {"image_id": "a"}], ANNOTATIONS, r"results\[0\]: image_id 'a' .* give the annotation file"),
         ([RESULTS[0], RESULTS[1] | {"bbox": [1, 2, 3]}], ANNOTATIONS, r"results\[1\]: bbox is \[1, 2, 3\]; it must be"),
         ([RESULTS[0] | {"score": None}], ANNOTATIONS, r"results\[0\]: score is None; it must be a finite number"),
@@ -98,3 +101,104 @@ def test_what_is_no_results_file_is_said(evaluate):
             evaluate(results, annotations)
     with pytest.raises(SystemExit, match="--one_label_per_query and --nms_threshold go with a checkpoint"):
         evaluate(RESULTS, ANNOTATIONS, "--nms_threshold", "0.5")
+
+
+def test_images_are_known_by_the_names_of_their_files():
+    """Where a name is the same or ends alike, and is no id; two files for one image are refused."""
+    images = [{"id": 7, "file_name": "a/x.jpg"}, {"id": 8, "file_name": "b/x.jpg"}, {"id": 9, "file_name": "y.jpg"}]
+    images.append({"id": "z.jpg", "file_name": "y2.jpg"})
+    named = ["a/x.jpg", "b/x.jpg", "photos/y.jpg", "z.jpg", "x.jpg", "none.jpg", 7]
+    rows = find_image_ids([{"image_id": name} for name in named], {"images": images})
+    assert [row["image_id"] for row in rows] == [7, 8, 9, "z.jpg", "x.jpg", "none.jpg", 7]
+    with pytest.raises(ValueError, match=r"photos/y\.jpg and y\.jpg are both taken for image 9"):
+        find_image_ids([{"image_id": "photos/y.jpg"}, {"image_id": "y.jpg"}], {"images": images})
+
+
+def test_annotations_are_read_as_for_training(evaluate, tmp_path, capsys):
+    """What other tools leave out or write otherwise: the same figures, and what is dropped is said."""
+    figures = evaluate(RESULTS)
+    images, annotations = (copy.deepcopy(ANNOTATIONS[name]) for name in ("images", "annotations"))
+    same = {
+        "null area": [entry | {"area": None, "bbox": entry["bbox"]} for entry in annotations],
+        "null iscrowd": [entry | {"iscrowd": None} for entry in annotations],
+        "text": [{key: str(value) for key, value in entry.items()} for entry in annotations],
+        "repeated ids": [entry | {"id": 1} for entry in annotations],
+        "no ids": without(annotations, "id"),
+        "more": [
+            *annotations,
+            None,
+            {},
+            "x",
+            annotations[0] | {"bbox": [1, 1, 0, 5]},
+            annotations[0] | {"image_id": 5},
+        ],
+    }
+    for name, changed in same.items():
+        assert evaluate(RESULTS, ANNOTATIONS | {"annotations": changed}) == figures, name
+    error = capsys.readouterr().err
+    for said in (
+        "3  annotation entries that are no objects",
+        "boxes of no width or height",
+        "annotations of unknown images",
+    ):
+        assert said.removeprefix("3  ") in error
+    assert (
+        evaluate(RESULTS, ANNOTATIONS | {"categories": [{"id": 3, "name": "cat"}, {"id": "5", "name": "dog"}]})
+        == figures
+    )
+    assert (
+        evaluate(RESULTS, ANNOTATIONS | {"images": [images[0], images[1] | {"id": 9.0}, {"file_name": "c.jpg"}]})
+        == figures
+    )
+    text = [{key: str(value) for key, value in row.items()} for row in RESULTS]
+    assert evaluate(text) == figures
+    for encoding in ("utf-8-sig", "utf-16"):
+        files = []
+        for name, content in (("a", ANNOTATIONS), ("r", RESULTS)):
+            files.append(tmp_path / f"{encoding}_{name}.json")
+            files[-1].write_bytes(json.dumps(content).encode(encoding))
+        main(["evaluate", str(files[1]), "--dataset", str(files[0]), "--output", str(tmp_path / f"{encoding}.figures")])
+        assert json.loads((tmp_path / f"{encoding}.figures").read_text()) == figures
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("score", "high", "score is 'high'; it must be a finite number"),
+        ("score", "nan", "score is 'nan'; it must be a finite number"),
+        ("score", True, "score is True; it must be a finite number"),
+        ("score", [0.5], r"score is \[0.5\]; it must be a finite number"),
+        ("bbox", [1, 2, float("inf"), 4], r"bbox is \[1, 2, inf, 4\]; it must be \[x, y, width, height\] in pixels"),
+        ("bbox", [1, 2, 1e300, 4], r"bbox is \[1, 2, 1e\+300, 4\]"),
+        ("bbox", [1, 2, True, 4], r"bbox is \[1, 2, True, 4\]"),
+        ("bbox", "1,2,3,4", "bbox is '1,2,3,4'"),
+        ("bbox", {"x": 1}, "bbox is {'x': 1}"),
+        ("image_id", 7.5, "image_id 7.5 is not in the annotations"),
+        ("image_id", True, "image_id True is not in the annotations"),
+        ("image_id", None, "image_id None is not in the annotations"),
+        ("image_id", [7], r"image_id \[7\] is not in the annotations"),
+        ("image_id", 10**30, "image_id 1000000000000000000000000000000 is not"),
+        ("category_id", "cat", "category_id 'cat' is not in the annotations"),
+        ("category_id", float("nan"), "category_id nan is not in the annotations"),
+    ],
+)
+def test_a_bad_value_of_a_result_is_named_with_row_and_field(evaluate, field, value, message):
+    with pytest.raises(
+        SystemExit, match=rf"results\.json against .*annotations\.json: results\[1\]: {message}"
+    ) as error:
+        evaluate([RESULTS[0], RESULTS[1] | {field: value}, RESULTS[2]])
+    assert "\n" not in str(error.value)
+
+
+def test_rows_that_are_no_objects_are_named(evaluate):
+    for row in (None, 5, "x", [], {}):
+        with pytest.raises(SystemExit, match=r"results\[1\] has no bbox, category_id, image_id, score"):
+            evaluate([RESULTS[0], row])
+
+
+def test_an_image_without_an_id_is_said_to_be_why_a_result_has_none(evaluate):
+    annotations = ANNOTATIONS | {"images": [{"file_name": "a.jpg"}, ANNOTATIONS["images"][1]]}
+    with pytest.raises(
+        SystemExit, match=r"results\[0\]: image_id 7 is not in the annotations; its images\[0\] has no id"
+    ):
+        evaluate(RESULTS, annotations)

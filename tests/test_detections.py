@@ -6,10 +6,14 @@ import torch
 from datasets import Dataset, Features, Value
 from datasets import Image as ImageFeature
 from PIL import Image
+from test_coco_metric import as_batch, assert_equal, make_data, pycocotools_figures
 from tiny import tiny_detector
 
 from dino_detr import DinoDetrImageProcessor
-from dino_detr.evaluation.detections import detect
+from dino_detr.data import category_ids, class_names, load_detection_dataset
+from dino_detr.evaluation import CocoDetectionMetric, score_results, to_coco_results
+from dino_detr.evaluation.detections import detect, references
+from dino_detr.evaluation.report import images_of_results
 
 
 def test_an_evaluation_batch_has_one_size_and_no_padding():
@@ -40,3 +44,49 @@ def test_an_evaluation_batch_has_one_size_and_no_padding():
         assert sum(image.shape == pixels[0].shape and torch.equal(image, pixels[0]) for image in seen) == 1
     for found in detect(model, processor, rows, range(7), batch_size=1):
         assert together[found["image_id"]]["scores"] == pytest.approx(found["scores"], abs=1e-5)
+
+
+def test_the_truth_of_rows_is_that_of_the_annotation_file(tmp_path):
+    """Crowds, areas of outlines, category ids with gaps, image ids out of order: AP against pycocotools on the file."""
+    annotations, results = make_data(seed=8, num_images=16, crowds=0.4)
+    (tmp_path / "images").mkdir()
+    for image in annotations["images"]:
+        image["file_name"] = f"{image['id']}.png"
+        Image.new("L", (640, 640)).save(tmp_path / "images" / image["file_name"])
+    expected = pycocotools_figures(annotations, results, tmp_path)
+    boxes = [{**entry, "area": entry["bbox"][2] * entry["bbox"][3]} for entry in annotations["annotations"]]
+    for changed in (
+        [{**entry, "iscrowd": 0} for entry in annotations["annotations"]],
+        boxes,
+    ):  # or the test could not fail
+        other = pycocotools_figures({**annotations, "annotations": changed}, results, tmp_path)
+        assert abs(other["APs"] - expected["APs"]) > 1e-3
+    pycocotools_figures(annotations, results, tmp_path)  # leaves the files
+    (tmp_path / "results.json").unlink()
+    rows = load_detection_dataset(str(tmp_path / "annotations.json"), "val")
+    predictions, _ = as_batch(annotations, results, annotations["images"])
+    truth = references(rows, predictions)
+    metric = CocoDetectionMetric(category_ids(rows), class_names(rows))
+    assert_equal(metric.compute(predictions=predictions, references=truth), expected)
+    again = to_coco_results(predictions, category_ids(rows))
+    assert_equal(score_results(again, annotations), expected)
+    _, reported = images_of_results(again, annotations)
+    for ours, theirs in zip(truth, reported, strict=True):
+        assert ours["image_id"] == theirs["image_id"]
+        assert np.array_equal(ours["boxes"], theirs["boxes"])
+        for field in ("labels", "area", "iscrowd"):
+            assert list(ours[field]) == list(theirs[field])
+
+
+def test_the_truth_is_of_the_images_that_were_detected_in():
+    rows = Dataset.from_list(
+        [
+            {"image_id": n, "objects": {"bbox": [[1, 2, 3, 4]], "category": [n], "area": [5], "iscrowd": [1]}}
+            for n in (4, 2)
+        ]
+    )
+    (truth,) = references(rows, [{"image_id": 2}])
+    assert truth["boxes"].tolist() == [[1, 2, 4, 6]]
+    assert {name: truth[name] for name in ("image_id", "labels", "area", "iscrowd")} == {
+        "image_id": 2, "labels": [2], "area": [5], "iscrowd": [1],
+    }  # fmt: skip

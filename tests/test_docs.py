@@ -22,6 +22,7 @@ from dino_detr import DinoDetrConfig, cli
 from dino_detr.data import load_detection_dataset
 from dino_detr.data.digits import NUM_SCENES
 from dino_detr.hub.conversion import convert_config
+from dino_detr.recipes import find_recipe
 from dino_detr.training import DinoDetrTrainingArguments, parse_options, prepare
 from dino_detr.training import run as training_run
 
@@ -63,6 +64,8 @@ def commands() -> list[tuple[str, str]]:
     for name, text in texts:
         for line in text.replace("\\\n", " ").splitlines():
             words = shlex.split(re.sub(r"\[.*?\]", "", line), comments=True)
+            if ">" in words:  # a redirection
+                words = words[: words.index(">")]
             if words:
                 found.append((name, shlex.join(words)))
     return list(dict.fromkeys(found))
@@ -98,7 +101,7 @@ def _shorten_digits(patch) -> None:
 def small(arguments: list[str]) -> list[str]:
     """Of `RECIPE [--option value ...]`, for seconds on a CPU."""
     options = [part for name, value in SMALL.items() for part in (f"--{name}", str(value))]
-    if "backbone" in yaml.safe_load(Path(arguments[0]).read_text()):
+    if "backbone" in yaml.safe_load(find_recipe(arguments[0]).read_text()):
         options += ["--model_config", json.dumps(SMALL_DETECTOR)]
     return [*arguments, *options]
 
@@ -116,6 +119,8 @@ def try_command(words: list[str], monkeypatch) -> None:
             assert Path(script).is_file()
             if arguments:
                 parse_options(small(arguments))
+        case ["accelerate", "launch", "-m", "dino_detr.cli", "train", *arguments]:
+            prepare(parse_options(small(arguments)))
         case ["accelerate", "launch", *arguments]:
             launch = launch_command_parser().parse_args(arguments)
             assert launch.training_script == "train.py" and Path(launch.config_file or "train.py").is_file()

@@ -15,6 +15,7 @@ import torch
 import yaml
 from fake_hub import TOKEN, FakeHub, sha256
 from huggingface_hub import ModelCard
+from markdown_it import MarkdownIt
 from PIL import Image
 from safetensors.torch import load, load_file, save
 from test_roundtrip import STRANGER
@@ -425,3 +426,29 @@ def test_training_without_permission_ends_as_usual(recipe, hub, tmp_path, caplog
 def test_options_without_effect_are_errors(recipe, options, said):
     with pytest.raises(ValueError, match=said):
         parse_options([str(recipe), *options])
+
+
+def test_class_names_are_no_markdown_in_a_card(folder):
+    """A name shows itself: no link, picture, HTML, address or table cell of its own."""
+    names = ["[click](http://a.example)", "![x](http://a.example/x.png)", "<img src=x>", "http://a.example",
+             "a|b", "www.a.example", "*bold* _it_ `code` ~~no~~", "<http://a.example>", "&lt;b&gt;",
+             "line\nbreak"]  # fmt: skip
+    config, figures = (json.loads((folder / name).read_text()) for name in ("config.json", "figures.json"))
+    config["id2label"] = {str(index): name for index, name in enumerate(names)}
+    figures["per_class"] = {name: {"AP": 0.5, "AP50": 0.6} for name in names}
+    for name, content in (("config.json", config), ("figures.json", figures)):
+        (folder / name).write_text(json.dumps(content))
+    card = write_card(folder).read_text(encoding="utf-8")
+    table = card[card.index("| class |") :].partition("\n\n")[0]
+    (sentence,) = [line for line in card.splitlines() if line.startswith("It finds 10 classes")]
+    for text in (table, sentence):
+        tokens = MarkdownIt("gfm-like").parse(text)
+        inside = [part for token in tokens for part in token.children or []]
+        assert {part.type for part in inside} <= {"text", "text_special"}
+        assert "html_block" not in {token.type for token in tokens}
+    cells = [
+        "".join(part.content for part in token.children)
+        for token in MarkdownIt("gfm-like").parse(table)
+        if token.children
+    ]
+    assert cells[3::3] == [" ".join(name.split()) for name in names]

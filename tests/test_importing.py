@@ -310,7 +310,7 @@ def test_nothing_is_written_over(original, tmp_path):
     write_description(source, train="images/train", names=names_of(original))
     (tmp_path / "coco").mkdir()
     (tmp_path / "coco" / "mine.txt").write_text("mine")
-    with pytest.raises(SystemExit, match="holds something already"):
+    with pytest.raises(SystemExit, match="coco is not an empty folder; choose another --output"):
         import_data("yolo", source, tmp_path / "coco")
     assert [path.name for path in (tmp_path / "coco").iterdir()] == ["mine.txt"]
     with pytest.raises(SystemExit, match=r"there is no .*nowhere"):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate import Accelerator
-from launching import TWO_PROCESSES, lines, run
+from launching import ROOT, TWO_PROCESSES, lines, run
 from one_bad_process import MODULE
 from torch.nn import functional as F
 
@@ -20,6 +20,8 @@ from dino_detr.training.step import Step, random_state
 from dino_detr.training.trace import find_nonfinite
 
 CPU = torch.device("cpu")
+FSDP2 = ["-m", "accelerate.commands.launch", "--config_file", ROOT / "recipes" / "accelerate" / "fsdp2.yaml"]
+FSDP2 += ["--num_processes", "2", "--main_process_port", "0"]
 
 
 @pytest.fixture
@@ -122,13 +124,20 @@ def test_divergence_is_caught_at_the_step_where_it_shows(recipe, tmp_path):
     assert not same(weights(dump), weights(tmp_path / "out" / "checkpoint-1"))
 
 
-def test_both_processes_end_if_the_numbers_of_one_are_bad(recipe, tmp_path):
-    command = [sys.executable, *TWO_PROCESSES, "tests/one_bad_process.py", recipe, "--output_dir", tmp_path / "out"]
-    output = run(*command, expect=1, timeout=120)
+@pytest.mark.parametrize("launcher", [TWO_PROCESSES, FSDP2], ids=["ddp", "fsdp2"])
+def test_both_processes_end_if_the_numbers_of_one_are_bad(recipe, tmp_path, launcher):
+    """The one looks at its forward pass, the other at its backward pass too: no shard is waited for."""
+    command = [sys.executable, *launcher, "tests/one_bad_process.py", recipe, "--output_dir", tmp_path / "out"]
+    output = run(*command, expect=1, timeout=200)
+    assert ("sharded: " in output) == (launcher is FSDP2)
     assert [path.name for path in (tmp_path / "out" / "nonfinite").iterdir()] == ["step-2-rank-1"]
     assert f"module     {MODULE} (Linear), forward" in output
     assert "process 0 stopped too: what is not finite is described by process 1" in output
     assert "trainer.py" not in output  # no traceback of ours
+    dump = tmp_path / "out" / "nonfinite" / "step-2-rank-1"
+    model, _, report = read_dump(dump, CPU)
+    assert report["losses"] == ["nan"] and report["process"] == 1
+    assert all(weight.isfinite().all() for weight in model.state_dict().values())
 
 
 def test_a_gradient_that_is_not_finite_stops_a_run(trainer, monkeypatch):

@@ -1,5 +1,6 @@
 """Runs that are killed, and checkpoints that are damaged."""
 
+import itertools
 import multiprocessing
 import os
 import random
@@ -114,10 +115,18 @@ def test_killed_runs_continue_bit_for_bit(recipe, unbroken, tmp_path):
     assert_same_run(folder, unbroken)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
-@pytest.mark.parametrize("moment", ["a step", "an evaluation", "the last evaluation"])
-def test_preempted_runs_save_and_go_on(recipe, unbroken, tmp_path, number, moment):
-    """A checkpoint, a status that says "again", and the same run in the end: evaluations that were due included."""
+@pytest.mark.parametrize(
+    "number, moment",
+    [
+        *itertools.product([signal.SIGTERM, signal.SIGUSR1], ["a step", "an evaluation", "the last evaluation"]),
+        (signal.SIGINT, "a step"),
+    ],
+)
+def test_stopped_runs_save_and_go_on(recipe, unbroken, tmp_path, number, moment):
+    """
+    A checkpoint, a status that says "again" or, after Ctrl-C, that a person wanted it, and the same run in the end:
+    evaluations that were due included.
+    """
     folder = tmp_path / "run"
     command = [sys.executable, "train.py", recipe, *SCHEDULE, "--output_dir", folder]
     command = [str(part) for part in [*command, "--resume_from_checkpoint", "latest"]]
@@ -129,7 +138,8 @@ def test_preempted_runs_save_and_go_on(recipe, unbroken, tmp_path, number, momen
         time.sleep(0.005)
     os.killpg(process.pid, number)  # as schedulers do: data workers too
     _, output = process.communicate(timeout=60)
-    assert process.returncode == 75, output
+    assert process.returncode == (130 if number == signal.SIGINT else 75), output
+    assert "Traceback" not in output
     steps = [int(path.name.removeprefix("checkpoint-")) for path in folder.glob("checkpoint-*")]
     assert f"stopped by a signal at step {max(steps)}" in output
     assert not (folder / "model.safetensors").exists()

@@ -44,6 +44,7 @@ FLIPS = {
     "strict": ["true"],
     "total_batch_size": ["2"],
     "train_split": ["val"],
+    "val_share": ["0.3"],
     "zoom_out": ["true"],
 }
 OURS = {f.name for f in fields(DinoDetrTrainingArguments) if f.init} - {f.name for f in fields(TrainingArguments)}

@@ -11,7 +11,7 @@ from PIL import Image
 from dino_detr.cli import main
 from dino_detr.evaluation import draw_detections, draw_plots
 from dino_detr.evaluation.history import read_history
-from dino_detr.evaluation.pictures import draw_samples
+from dino_detr.evaluation.pictures import draw_samples, draw_truth_and_detections
 from dino_detr.training import parse_options, prepare, train
 
 
@@ -73,7 +73,7 @@ def test_a_fault_in_drawing_stops_nothing(recipe, tmp_path, monkeypatch, caplog)
         raise RuntimeError("no canvas")
 
     monkeypatch.setattr("matplotlib.figure.Figure.savefig", broken)
-    monkeypatch.setattr("dino_detr.training.run_folder.draw_detections", broken)
+    monkeypatch.setattr("dino_detr.training.run_folder.draw_truth_and_detections", broken)
     train(prepare(parse_options([str(recipe), "--output_dir", str(tmp_path / "run")])))
     assert {"figures.json", "README.md", "model.safetensors"} <= {path.name for path in (tmp_path / "run").iterdir()}
     assert [line["step"] for line in read_history(tmp_path / "run" / "evaluation.jsonl")] == [2, 4]
@@ -124,6 +124,22 @@ def test_samples_are_drawn_in_a_grid():
     columns = (third[150].max(1) > 0).nonzero()[0]
     assert [columns.min(), columns.max()] == pytest.approx([120, 360], abs=2)
     assert np.asarray(draw_samples(Samples(), {1: "cat"}, 2)).shape[1] == 2 * 480
+
+
+def test_what_was_found_stands_beside_the_truth():
+    """Captions above, the better half of the boxes below the threshold, a large image made smaller."""
+    image, names = Image.new("RGB", (1280, 640)), {0: "cat", 1: "dog"}
+    truth = {"labels": [0], "boxes": [[320.0, 160.0, 640.0, 480.0]]}
+    found = {"scores": [0.3, 0.8], "labels": [1, 0], "boxes": [[0, 0, 100, 100], [320.0, 160.0, 960.0, 480.0]]}
+    pair = np.asarray(draw_truth_and_detections(image, truth, found, names, 0.5)).astype(int)
+    assert pair.shape == (24 + 320, 640 + 8 + 640, 3)
+    row = pair[24 + 200]  # through both boxes, below the labels
+    edges = [(half.max(1) > 0).nonzero()[0] for half in (row[:640], row[648:])]
+    assert [side for half in edges for side in (half.min(), half.max())] == pytest.approx([160, 320, 160, 480], abs=2)
+    nothing = np.asarray(draw_truth_and_detections(image, truth, found, names, 0.9)).astype(int)
+    assert (nothing[24:, 648:] == 0).all() and (nothing[:24, 648:] != pair[:24, 648:]).any()
+    none_at_all = {"scores": [], "labels": [], "boxes": []}
+    draw_truth_and_detections(image, none_at_all, none_at_all, names, 0.5)
 
 
 def test_check_data_shows_samples_of_a_recipe(data, tmp_path, capsys):

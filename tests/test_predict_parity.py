@@ -109,6 +109,13 @@ def test_predict_and_evaluate_give_the_trainers_average_precision(batch_size, ch
     ]
     assert pycocotools_ap(annotation_file, results) == pytest.approx(expected, abs=1e-4)
 
+    again = ["--dataset", str(annotation_file), "--output", str(tmp_path / "again.json")]
+    main(
+        ["evaluate", str(tmp_path / "out" / "results.json"), *again]
+    )  # its images are known by the names of their files
+    again = json.loads((tmp_path / "again.json").read_text())
+    assert [again[name] for name in ("AP", "AP50", "AP75")] == pytest.approx(expected, abs=1e-4)
+
     files = {"--output": tmp_path / "figures.json", "--predictions": tmp_path / "results.json"}
     main(["evaluate", str(checkpoint), "--dataset", str(data), *(str(part) for pair in files.items() for part in pair)])
     figures = json.loads(files["--output"].read_text())

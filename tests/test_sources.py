@@ -18,6 +18,7 @@ from dino_detr import DinoDetrImageProcessor, cli
 from dino_detr.data import category_ids, class_names, detection_rows, list_splits, load_detection_dataset
 from dino_detr.data.augmentation import build_augmentation
 from dino_detr.data.check import check_split
+from dino_detr.data.findings import Findings
 from dino_detr.data.samples import TrainingSamples, collate
 from dino_detr.data.shared_rows import share_rows
 
@@ -373,6 +374,63 @@ def test_columns_that_cannot_be_right(plain, break_it, message):
         detection_rows(break_it(plain))
 
 
+TEXT = {
+    "iscrowd": (["0", "1", "false"], [0, 1, 0]),
+    "area": (["10", "20.5", None], [10, 20.5, 2640]),
+    "id": (["7", "008", None], [7, 8, 3]),
+    "category_id": (["3", "40", "3"], [0, 1, 0]),
+    "bbox": (
+        ["[5, 4, 20.5, 10]", '["30", 8, 25, 30]', "[1, 2, 60, 44]"],
+        [list(box[1:]) for boxes in BOXES.values() for box in boxes],
+    ),
+}
+
+
+@pytest.mark.parametrize("field", TEXT)
+def test_columns_of_text_that_say_numbers(images, field):
+    """Never taken as absent; the category ids 3 and 40 are no names."""
+    given, expected = TEXT[field]
+    plain_fields = {**BOX, "category_id": lambda _, box: [3, 40, 40][box[0]]}
+    fields = {**plain_fields, field: lambda number, _: given[number]}
+    dataset = Dataset.from_dict(columns(images, fields))
+    findings = Findings()
+    rows = detection_rows(dataset.cast_column("image", Image()), findings=findings)
+    name = "category" if field == "category_id" else field
+    assert [value for objects in rows["objects"] for value in objects[name]] == expected
+    assert category_ids(rows) == [3, 40]
+    if field in ("iscrowd", "area", "id"):
+        assert [(f.kind, f.examples[0].file) for f in findings.sorted()] == [("text_number", f"column objects.{field}")]
+
+
+def test_columns_of_text_that_say_no_numbers_are_quoted(images):
+    fields = {
+        **BOX,
+        "category": lambda _, box: NAMES[box[0]],
+        "iscrowd": lambda number, _: ["maybe", "2", "0"][number],
+        "area": lambda number, _: ["large", "-1", "7"][number],
+        "id": lambda number, _: ["a", "1.5", "3"][number],
+    }
+    dataset = Dataset.from_dict(columns(images, fields, image_id=["img_1", "2", "3"], width=["60", "x", "64"]))
+    findings = Findings()
+    rows = detection_rows(dataset.cast_column("image", Image()), findings=findings)
+    said = "\n".join(line for f in findings.sorted() for line in f.format_examples(9, "/"))
+    for quoted in ("'maybe'", "'2'", "'large'", "'-1'", "'a'", "'1.5'", "image_id 'img_1', now 0"):
+        assert quoted in said
+    assert [value for objects in rows["objects"] for value in objects["iscrowd"]] == [0, 0, 0]
+    assert [value for objects in rows["objects"] for value in objects["area"]] == [205, 750, 7]
+    assert list(rows["image_id"]) == [0, 1, 2] and list(rows["width"]) == [60, 50, 64]
+    boxes = Dataset.from_dict(columns(images, {"bbox": lambda *_: "5;4;20;10", "category": lambda *_: "ant"}))
+    with pytest.raises(ValueError, match=r"row 0: objects\.bbox is '5;4;20;10'; expected four numbers"):
+        detection_rows(boxes.cast_column("image", Image()))
+
+
+def test_text_image_ids_that_are_numbers_are_those(images, plain):
+    rows = detection_rows(plain.add_column("image_id", ["0009", "2", "5.0"]))
+    assert list(rows["image_id"]) == [9, 2, 5]
+    for repeated in (["1", "01", "2"], [1.5, 2, 3]):
+        assert list(detection_rows(plain.add_column("image_id", repeated))["image_id"]) == [0, 1, 2]
+
+
 def test_lists_of_different_lengths_are_named(plain):
     rows = plain.cast_column("image", Image(decode=False)).to_list()
     rows[2]["objects"]["category"].append(1)
@@ -553,6 +611,30 @@ def test_annotations_are_one_mapped_file(many, small_files, tmp_path):
     again = load_detection_dataset(str(tmp_path / "many"), "train")
     assert [entry["filename"] for entry in again.cache_files] == [str(file)]
     assert again[19_999]["objects"]["id"] == list(range(7 * 19_999 + 1, 7 * 20_000 + 1))
+
+
+def test_a_mapped_file_that_was_cut_is_written_anew(many, small_files, tmp_path):
+    """As a full disk or a crash leaves it."""
+    (file,) = small_files.iterdir()
+    whole = file.read_bytes()
+    objects = many[19_999]["objects"]
+    for size in (0, 1000, len(whole) - 1):
+        cut = file.with_suffix(".cut")
+        cut.write_bytes(whole[:size])
+        cut.replace(file)  # the rows above are mapped from the old one
+        again = load_detection_dataset(str(tmp_path / "many"), "train")
+        assert again[19_999]["objects"] == objects
+        assert file.read_bytes() == whole and list(small_files.iterdir()) == [file]
+
+
+def test_a_saved_file_that_was_cut_is_named(plain, tmp_path):
+    plain.save_to_disk(tmp_path / "saved")
+    (file,) = (tmp_path / "saved").glob("*.arrow")
+    whole = file.read_bytes()
+    for size in (0, len(whole) // 2, len(whole) - 4):
+        file.write_bytes(whole[:size])
+        with pytest.raises(OSError, match=rf"{file.name} cannot be read, was it cut or changed\?"):
+            load_detection_dataset(str(tmp_path / "saved"), "train")
 
 
 def private_memory(pid: int) -> float:

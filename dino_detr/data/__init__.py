@@ -1,6 +1,7 @@
 """Where images and boxes come from: data sets as rows, augmented training samples, batches."""
 
 import gc
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,13 +9,15 @@ from pathlib import Path
 
 from datasets import Dataset
 
-from .coco import load_coco_file, load_coco_folder
+from .coco import load_coco
 from .digits import NUM_SCENES, load_digits_scenes
 from .findings import Findings
 from .hub_datasets import detection_rows, is_saved_dataset, list_hub_splits, load_hub_dataset
-from .layouts import annotation_files, find_annotations
+from .image_files import image_names
+from .layouts import annotation_files
 from .rows import category_ids, class_names
 from .shared_rows import share_rows
+from .splits import choose_part, split_part
 
 __all__ = ["category_ids", "class_names", "detection_rows", "list_splits", "load_detection_dataset"]
 
@@ -32,8 +35,8 @@ def load_detection_dataset(source: str, split: str, findings: Findings | None = 
             - `user/name` or `user/name:config` on the Hugging Face Hub.
 
             What exists as a file or folder is that; a folder that is itself called digits is `./digits`.
-        split: any that the source has; `val` also finds `valid`, `validation` or `val2017`, and says so. Of the last
-            two sources also a part, `train[:90%]`.
+        split: any that the source has; `val` also finds `valid`, `validation` or `val2017`, and says so. Also a part
+            of one, `train[:90%]` (see `choose_part`).
         findings: gets what is left out or filled in reading annotation files. `check_split` says more.
 
     Raises:
@@ -42,15 +45,14 @@ def load_detection_dataset(source: str, split: str, findings: Findings | None = 
         OSError: the Hub has no such data set or cannot be reached.
     """
     source, path = str(source), Path(source).expanduser()
+    name, part = split_part(split)
     with _without_garbage_collection():
         if source == "digits":
-            return _share(load_digits_scenes(split))
-        if path.is_file() and path.suffix == ".json":
-            return _share(load_coco_file(*find_annotations(path, split), findings))
-        if path.is_dir() and annotation_files(path):
-            return _share(load_coco_folder(path, split, findings))
+            return _share(_part_of(load_digits_scenes(name), part, split))
+        if _is_annotation_file(path) or (path.is_dir() and annotation_files(path)):
+            return _share(load_coco(path, name, part, findings))
     if _is_for_datasets(source, path):  # read from its own memory-mapped files
-        return load_hub_dataset(source, split)
+        return _part_of(load_hub_dataset(source, name, findings), part, split)
     raise _unknown(source)
 
 
@@ -63,13 +65,25 @@ def list_splits(source: str) -> list[str]:
     source, path = str(source), Path(source).expanduser()
     if source == "digits":
         return list(NUM_SCENES)
-    if path.is_file() and path.suffix == ".json":
+    if _is_annotation_file(path):
         return [path.stem.removeprefix("instances_")]
     if path.is_dir() and (files := annotation_files(path)):
         return sorted(files)
     if _is_for_datasets(source, path):
         return list_hub_splits(source)
     raise _unknown(source)
+
+
+def _part_of(rows: Dataset, part: str, split: str) -> Dataset:
+    """The rows of a part; taken of rows, so that images without an id of their own have different ones in all parts."""
+    if not part:
+        return rows
+    names = [os.path.basename(name) for name in image_names(rows)]
+    return rows.select(choose_part(part, names, split))
+
+
+def _is_annotation_file(path: Path) -> bool:
+    return path.is_file() and path.suffix.lower() == ".json"
 
 
 def _is_for_datasets(source: str, path: Path) -> bool:

@@ -65,7 +65,13 @@ class Report:
         return "\n".join(lines)
 
 
-def check_split(source: str, split: str, num_queries: int | None = None, other_splits: Sequence[Report] = ()) -> Report:
+def check_split(
+    source: str,
+    split: str,
+    num_queries: int | None = None,
+    other_splits: Sequence[Report] = (),
+    refuse: bool = True,
+) -> Report:
     """
     Find what is wrong with a split, and leave it out, clip it or set it right.
 
@@ -77,12 +83,19 @@ def check_split(source: str, split: str, num_queries: int | None = None, other_s
         source, split: as `load_detection_dataset` takes them.
         num_queries: of the detector, to find images that have more objects.
         other_splits: reports on splits among which the images of this one are looked for.
+        refuse: a split that nothing can be learned from, its boxes being normalised, is an error; else one of the
+            findings.
 
     Raises:
         As `load_detection_dataset`.
     """
     findings = Findings()
     rows = load_detection_dataset(source, split, findings)
+    for finding in findings.sorted() if refuse else ():
+        if finding.action == "refuse":
+            what, _, _, note, _ = KINDS[finding.kind]
+            file, _, value = finding.examples[0]
+            raise ValueError(f"{file} is one of the {what}; {note}: {value}")
     images = len(rows) + sum(f.count for f in findings.sorted() if (f.action, KINDS[f.kind].thing) == ("drop", "image"))
     digests: dict[str, str] = {}
     if source != "digits":  # made on the spot
@@ -114,8 +127,10 @@ def summarise(reports: Sequence[Report]) -> str:
     will = [
         f"{action} {', '.join(_number(count, thing) for thing, count in counts.items())}"
         for action, counts in done.items()
-        if action != "keep"
+        if action not in ("keep", "refuse")
     ]
+    if "refuse" in done:
+        will = [f"refuse {_number(done['refuse']['file'], 'file')}"]
     images = _number(sum(report.images for report in reports), "image")
     return f"{found} in {images}; training will {'; '.join(will) or 'use them as they are'}"
 
@@ -125,6 +140,9 @@ def _fit_to_images(rows: Dataset, facts: ImageFacts, names: list[str], findings:
     table = rows.select_columns(["width", "height", "objects"]).with_format("arrow")[:].combine_chunks()
     for index, (kind, text) in facts.faults.items():
         findings.add(kind, names[index], value=text)
+    for index, remarks in facts.remarks.items():
+        for kind, text in remarks:
+            findings.add(kind, names[index], value=text)
     sizes = np.stack([table[side].to_numpy() for side in ("width", "height")], 1).astype(np.int64).reshape(-1, 2)
     good = ~np.isin(np.arange(len(sizes)), list(facts.faults))
     wrong = good & (sizes != facts.sizes).any(1)

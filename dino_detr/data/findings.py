@@ -25,23 +25,66 @@ KINDS = {  # in the order of a report
     "unusable_image": Kind("image entries without file_name or whole-number id", "drop", "image"),
     "repeated_image_id": Kind("image entries that repeat an id", "drop", "image", "the first is kept"),
     "missing_file": Kind("image files that are missing", "drop", "image"),
+    "outside_file": Kind(
+        "image files outside of the data set's folder", "drop", "image", "put or link them into it to use them"
+    ),
     "not_an_image": Kind("files that are not images", "drop", "image"),
     "truncated_file": Kind("image files that are truncated or damaged", "drop", "image"),
+    "image_too_large": Kind(
+        "images of more pixels than are read", "drop", "image", "cut them into tiles, or raise the limit"
+    ),
+    "unreadable_file": Kind(
+        "image files that cannot be read now", "drop", "image", "memory, permission or a codec is missing"
+    ),
+    "damaged_exif": Kind("images with damaged EXIF", "keep", "image", "which side is up may not be known"),
+    "unknown_range": Kind(
+        "images whose range of values is not known", "keep", "image", "one is guessed; 8 bits have none to guess"
+    ),
     "wrong_size": Kind(
         "images whose width and height are not the file's", "correct", "size", "the file's, upright, are taken"
     ),
     "unusable_category": Kind("categories that repeat an id or have none", "drop", "category", "the first is kept"),
+    "normalised_boxes": Kind("annotation files whose boxes are normalised", "refuse", "file", "COCO's are in pixels"),
+    "corner_boxes": Kind(
+        "annotation files whose boxes seem to be corners", "keep", "file", "COCO's are x, y, width, height"
+    ),
+    "centre_boxes": Kind(
+        "annotation files whose boxes seem to be cx, cy, width, height",
+        "keep",
+        "file",
+        "COCO's are x, y, width, height",
+    ),
+    "malformed_annotation": Kind("annotation entries that are no objects", "drop", "box"),
     "unknown_image_id": Kind("annotations of unknown images", "drop", "box"),
     "unknown_category_id": Kind("annotations of unknown categories", "drop", "box"),
     "malformed_box": Kind("boxes that are not four numbers", "drop", "box"),
-    "nonfinite_box": Kind("boxes with NaN or infinity", "drop", "box"),
+    "nonfinite_box": Kind("boxes with NaN, infinity or 1e12 and more", "drop", "box"),
     "negative_box": Kind("boxes of negative width or height", "drop", "box"),
     "zero_sized_box": Kind("boxes of no width or height", "drop", "box"),
     "outside_box": Kind("boxes wholly outside the image", "drop", "box"),
     "oversized_box": Kind("boxes larger than the image", "clip", "box"),
     "crossing_box": Kind("boxes partly outside the image", "clip", "box"),
     "repeated_annotation_id": Kind("annotations that repeat an id", "renumber", "annotation"),
+    "unusable_area": Kind(
+        "annotations whose area is no number, or below 0", "correct", "area", "width x height is taken"
+    ),
+    "unusable_iscrowd": Kind("annotations whose iscrowd is neither 0 nor 1", "correct", "iscrowd", "0 is taken"),
     "same_image": Kind("images that another split has too", "keep", "image", "figures on them say little"),
+    "all_outside": Kind(
+        "image files outside of the data set's folder, as all are",
+        "keep",
+        "image",
+        "pictures of reports show them",
+        defect=False,
+    ),
+    "respelled_file": Kind(
+        "image files that file_name spells otherwise", "keep", "image", "each is the only one that fits", defect=False
+    ),
+    "text_number": Kind("entries with numbers written as text", "read", "entry", "as numbers", defect=False),
+    "text_id": Kind("ids that are text and no number", "number", "id", "results files carry the numbers", defect=False),
+    "unusable_annotation_id": Kind(
+        "annotations whose id is no whole number", "renumber", "annotation", "no result names it", defect=False
+    ),
     "missing_annotation_id": Kind("annotations without id", "fill", "id", "with new numbers", defect=False),
     "missing_area": Kind("annotations without area", "fill", "area", "with width x height", defect=False),
     "missing_iscrowd": Kind("annotations without iscrowd", "fill", "iscrowd", "with 0", defect=False),
@@ -50,12 +93,14 @@ KINDS = {  # in the order of a report
         "images without boxes", "keep", "image", "evaluated on, left out of training", defect=False
     ),
     "crowded_image": Kind("images with more boxes than num_queries", "keep", "image", defect=False),
+    "elongated_image": Kind("images over 80 times as long as wide", "keep", "image", "cut them into tiles", False),
+    "dark_image": Kind("images that are black", "keep", "image", "are they masks, or of few bits?", defect=False),
     "absent_class": Kind("classes without boxes", "keep", "class", defect=False),
     "unnamed_file": Kind("image files that no annotation names", "ignore", "file", defect=False),
 }
 
 _DONE = {"drop": "dropped", "clip": "clipped", "correct": "corrected", "renumber": "given new ids", "fill": "filled"}
-_DONE |= {"keep": "kept", "ignore": "ignored"}
+_DONE |= {"keep": "kept", "ignore": "ignored", "read": "read", "number": "numbered", "refuse": "refused"}
 
 
 class Example(NamedTuple):
@@ -76,7 +121,7 @@ class Finding:
 
     @property
     def action(self) -> str:
-        """`drop`, `clip`, `correct`, `renumber`, `fill`, `keep` or `ignore`."""
+        """`drop`, `clip`, `correct`, `renumber`, `fill`, `read`, `number`, `keep`, `ignore` or `refuse`."""
         return KINDS[self.kind].action
 
     @property
@@ -111,6 +156,13 @@ class Findings:
         finding.count += 1
         if len(finding.examples) < KEPT_EXAMPLES:
             finding.examples.append(Example(str(file), annotation_id, value))
+
+    def update(self, other: "Findings") -> None:
+        """Take in what another has collected."""
+        for kind, finding in other._by_kind.items():
+            for file, annotation_id, value in finding.examples:
+                self.add(kind, file, annotation_id, value)
+            self._by_kind[kind].count += finding.count - len(finding.examples)
 
     def sorted(self) -> list[Finding]:
         """In the order of `KINDS`."""

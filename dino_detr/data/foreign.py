@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from .source_files import SourceFiles
+
 
 @dataclass
 class ForeignObject:
@@ -25,8 +27,20 @@ class ForeignImage:
 
 @dataclass
 class ForeignDataset:
-    """Category names by id, images by split, what was left out (a line each), and what the user should know."""
+    """
+    What a reader makes of a data set.
 
+    Args:
+        files: of the source; what the reader neither uses nor reports becomes a problem.
+        unused: what to say of such files, as `SourceFiles.name_rest` takes it.
+        names: of the categories, by id.
+        splits: images by split; `all` where the source has no splits.
+        problems: what was left out, a line each.
+        notes: what the user should know beside that.
+    """
+
+    files: SourceFiles
+    unused: dict[str, str]
     names: dict[int, str]
     splits: dict[str, list[ForeignImage]] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)

@@ -1,43 +1,56 @@
 """Which image files of a data set can be decoded, and what they are; remembered from check to check."""
 
 import hashlib
-import io
 import json
 import os
+import stat
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from datasets import Dataset, Image
+import PIL
+from datasets import Dataset
 from PIL import Image as PILImage
-from PIL import UnidentifiedImageError
 from tqdm import tqdm
 from transformers.utils import logging
 
+from .decoding import describe_fault, inspect_image, kind_of_fault, read_file, read_upright_size
+from .findings import KINDS
+
+__all__ = ["IMAGE_SUFFIXES", "ImageFacts", "image_name", "image_names", "inspect_images", "list_image_files"]
+__all__ += ["read_upright_size"]
+
 logger = logging.get_logger(__name__)
 
-IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
+_NO_READERS = {"BUFR", "GRIB", "HDF5", "MPEG", "EPS", "WMF"}  # of Pillow's: they want another program or a plugin
+# Suffixes of the files that Pillow can read, in lower case
+IMAGE_SUFFIXES = {
+    suffix for suffix, form in PILImage.registered_extensions().items() if form in PILImage.OPEN.keys() - _NO_READERS
+} | {".mpo"}
 
-_CACHE_VERSION = 1
+_CACHE_VERSION = 2
 _TOGETHER = 64  # images, of a task
 
 
 @dataclass
 class ImageFacts:
     """
-    Of the images of n rows.
+    What is known of the images of n rows.
 
     Args:
         sizes: int64 `[n, 2]`, width and height in pixels of the upright image; 0 where it cannot be decoded.
-        digests: of the files' bytes, "" where there is no file.
+        digests: of the files' bytes, "" where the image cannot be decoded.
         faults: for rows whose image cannot be decoded, the kind of finding and what was met.
+        remarks: for rows of whose image something is to be said, kinds of findings and texts.
     """
 
     sizes: np.ndarray
     digests: list[str]
     faults: dict[int, tuple[str, str]]
+    remarks: dict[int, list[tuple[str, str]]]
 
 
 def inspect_images(rows: Dataset, name: str) -> ImageFacts:
@@ -45,7 +58,9 @@ def inspect_images(rows: Dataset, name: str) -> ImageFacts:
     Decode the image of every row, on all cores, but for files that have not changed since they were last decoded.
 
     What is found is kept as JSON in the user's cache (`~/.cache/dino-detr`, or under `XDG_CACHE_HOME`): files by path,
-    size and time of change, embedded images by their bytes. A cache that cannot be written to is announced, once.
+    size and time of change, embedded images by their bytes. Files with a fault are tried anew each time: it may have
+    been a moment's, such as too little memory or a codec that is missing, and Pillow does not always say. A cache that
+    cannot be written to is announced, once; one of another version of Pillow, or not made by this, is ignored.
 
     Args:
         rows: of `load_detection_dataset`.
@@ -55,35 +70,31 @@ def inspect_images(rows: Dataset, name: str) -> ImageFacts:
     known = _read_cache(cache)
     images = rows.select_columns(["image"]).with_format("arrow")
 
-    def inspect_some(start: int) -> list[tuple[str, list]]:
+    def inspect_some(start: int) -> list[tuple[str, dict]]:
         column = images[start : start + _TOGETHER]["image"].combine_chunks()
         return [_inspect(image, known) for image in column.to_pylist()]
 
-    facts = ImageFacts(np.zeros((len(rows), 2), dtype=np.int64), [], {})
+    facts = ImageFacts(np.zeros((len(rows), 2), dtype=np.int64), [], {}, {})
     seen = {}
     with ThreadPoolExecutor(_cores()) as threads:  # Pillow decodes outside the interpreter's lock
         tasks = threads.map(inspect_some, range(0, len(rows), _TOGETHER))
         progress = tqdm(total=len(rows), desc="checking images", unit="image", disable=None, leave=False)
         for some in tasks:
             for key, entry in some:
-                _, _, width, height, digest, *fault = entry
-                facts.sizes[len(facts.digests)] = width, height
-                if fault:
-                    facts.faults[len(facts.digests)] = tuple(fault)
-                facts.digests.append(digest)
+                row = len(facts.digests)
+                facts.digests.append(entry.get("digest", ""))
+                if "fault" in entry:
+                    facts.faults[row] = entry["fault"]
+                    continue
+                facts.sizes[row] = entry["size"]
+                if entry["remarks"]:
+                    facts.remarks[row] = [tuple(remark) for remark in entry["remarks"]]
                 seen[key] = entry
             progress.update(len(some))
         progress.close()
     if seen != known:
         _write_cache(cache, seen)
     return facts
-
-
-def find_fault(rows: Dataset, index: int) -> tuple[str, str] | None:
-    """The image file of a row, or what names it, and why it cannot be decoded; None if it can."""
-    row = rows.select_columns(["image", "image_id"]).cast_column("image", Image(decode=False))[index]
-    _, (_, _, _, _, _, *fault) = _inspect(row["image"], {})
-    return (image_name(row["image"], row["image_id"]), fault[1]) if fault else None
 
 
 def image_name(image: dict, image_id: int) -> str:
@@ -109,61 +120,30 @@ def list_image_files(folder: Path) -> Iterator[str]:
                 yield os.path.join(place, name)
 
 
-def read_upright_size(file) -> tuple[int, int]:
+def _inspect(image: dict, known: dict[str, dict]) -> tuple[str, dict]:
     """
-    Width and height in pixels of an image turned as its EXIF orientation says, without decoding its pixels.
+    Return the key of an undecoded image and what is known of it.
 
-    Args:
-        file: a path or a file object.
-
-    Raises:
-        OSError: if it is not an image.
-    """
-    with PILImage.open(file) as image:
-        width, height = image.size
-        return (height, width) if _is_turned_sideways(image) else (width, height)
-
-
-def _inspect(image: dict, known: dict[str, list]) -> tuple[str, list]:
-    """
-    Of an undecoded image, its key and `[size, mtime_ns, width, height, digest]` with `kind, text` if it has a fault.
+    That is `{"stamp": [bytes, mtime_ns], "size": [width, height], "digest", "remarks"}`, or `{"fault": (kind, text)}`.
     """
     path, content = image["path"], image["bytes"]
+    key = path
     try:
         if content is None:
             status = os.stat(path)
-            key, stamp = path, [status.st_size, status.st_mtime_ns]
-            if known.get(key, [])[:2] == stamp:
-                return key, known[key]
-            content = Path(path).read_bytes()
-            digest = hashlib.blake2b(content, digest_size=16).hexdigest()
-        else:
-            digest = hashlib.blake2b(content, digest_size=16).hexdigest()
+            stamp = [status.st_size, status.st_mtime_ns]
+            if path in known and known[path]["stamp"] == stamp:
+                return path, known[path]
+        content = read_file(image)
+        digest = hashlib.blake2b(content, digest_size=16).hexdigest()
+        if image["bytes"] is not None:
             key, stamp = f"bytes:{digest}", [len(content), 0]
             if key in known:
                 return key, known[key]
-    except OSError as fault:
-        return path, [0, 0, 0, 0, "", "missing_file", fault.strerror]
-    try:
-        return key, [*stamp, *_decode(content), digest]
-    except UnidentifiedImageError:
-        return key, [*stamp, 0, 0, digest, "not_an_image", f"not an image ({len(content):,} bytes)"]
-    except Exception as fault:  # Pillow's readers raise whatever comes
-        return key, [*stamp, 0, 0, digest, "truncated_file", str(fault)]
-
-
-def _decode(content: bytes) -> tuple[int, int]:
-    """Of an encoded image that is whole, its upright size in pixels."""
-    with PILImage.open(io.BytesIO(content)) as image:
-        width, height = image.size
-        # JPEG data are read to their end at an eighth of the size too, in half of the time
-        image.draft("L", (width // 8, height // 8))
-        image.load()
-        return (height, width) if _is_turned_sideways(image) else (width, height)
-
-
-def _is_turned_sideways(image: PILImage.Image) -> bool:
-    return image.getexif().get(0x0112, 1) >= 5  # EXIF orientations 5 to 8
+        size, remarks = inspect_image(content)
+    except OSError as error:
+        return key, {"fault": (kind_of_fault(error), describe_fault(error, content and len(content)))}
+    return key, {"stamp": stamp, "size": list(size), "digest": digest, "remarks": [list(remark) for remark in remarks]}
 
 
 def _cores() -> int:
@@ -174,19 +154,53 @@ def _cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dino-detr"
 
 
-def _read_cache(file: Path) -> dict[str, list]:
+def _cache_version() -> str:
+    """What the contents of a cache depend on beside the files."""
+    return f"{_CACHE_VERSION}, Pillow {PIL.__version__}, {PILImage.MAX_IMAGE_PIXELS} pixels"
+
+
+def _read_cache(file: Path) -> dict[str, dict]:
+    """Return the entries of a cache that this user's `_write_cache` wrote; of anything else, none."""
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        with open(file, "rb", opener=_open_at_once) as opened:
+            status = os.fstat(opened.fileno())
+            if not stat.S_ISREG(status.st_mode) or (hasattr(os, "getuid") and status.st_uid != os.getuid()):
+                return {}
+            content = json.loads(opened.read().decode("utf-8"))
+    except (OSError, ValueError, RecursionError):
         return {}
-    return content["images"] if content["version"] == _CACHE_VERSION else {}
+    if not isinstance(content, dict) or content.get("version") != _cache_version():
+        return {}
+    images = content.get("images")
+    return {key: entry for key, entry in images.items() if _is_entry(entry)} if isinstance(images, dict) else {}
 
 
-def _write_cache(file: Path, images: dict[str, list]) -> None:
+def _open_at_once(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))  # a named pipe would be waited for
+
+
+def _is_entry(entry: object) -> bool:
+    if not isinstance(entry, dict) or not isinstance(entry.get("digest"), str):
+        return False
+    pairs = [entry.get("stamp"), entry.get("size")]
+    if not all(isinstance(pair, list) and [type(value) for value in pair] == [int, int] for pair in pairs):
+        return False
+    remarks = entry.get("remarks")
+    return (
+        min(entry["size"]) > 0
+        and isinstance(remarks, list)
+        and all(isinstance(remark, list) and [type(text) for text in remark] == [str, str] for remark in remarks)
+        and all(kind in KINDS for kind, _ in remarks)
+    )
+
+
+def _write_cache(file: Path, images: dict[str, dict]) -> None:
     temporary = file.with_name(f".{file.name}.{os.getpid()}")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps({"version": _CACHE_VERSION, "images": images}), encoding="utf-8")
+        temporary.write_text(json.dumps({"version": _cache_version(), "images": images}), encoding="utf-8")
         temporary.replace(file)
     except OSError as fault:
         logger.warning_once(f"{file.parent} cannot be written to ({fault.strerror}): images are checked every time")
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)

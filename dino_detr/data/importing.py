@@ -4,11 +4,15 @@ import hashlib
 import json
 import os
 import shutil
+from collections import Counter
 from pathlib import Path
 
 from .foreign import ForeignDataset, ForeignImage
+from .source_files import printable
 from .voc import read_voc
 from .yolo import read_yolo
+
+_NUM_ALIKE = 3
 
 READERS = {"yolo": read_yolo, "voc": read_voc}
 
@@ -18,8 +22,8 @@ def import_data(
 ) -> ForeignDataset:
     """Write a data set as a COCO folder: `annotations/instances_<split>.json`, images in `<split>/`.
 
-    Images are hard links to the source's files where the file system can, else copies. What could not be read is listed
-    in `problems.txt`.
+    Images are hard links to the source's files where the file system can, else copies. Each file of the source is used
+    or, if it could hold data, named in `problems.txt`, with all else that could not be read.
 
     Args:
         form: of `READERS`.
@@ -39,17 +43,34 @@ def import_data(
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise FileExistsError(f"{output} holds something already; choose another --output")
     data = READERS[form](source)
-    if not any(data.splits.values()):
+    taken = [image.path for images in data.splits.values() for image in images]
+    problems, notes = data.files.name_rest(taken, data.unused)
+    data.problems[:] = dict.fromkeys(map(printable, data.problems + problems))
+    data.notes += map(printable, notes)
+    if not taken:
         examples = f": {data.problems[0]}" if data.problems else ""
         raise FileNotFoundError(f"{source} has no images that can be imported{examples}")
     if strict and data.problems:
         raise ValueError("\n".join([f"{len(data.problems)} things in {source} cannot be read:", *data.problems]))
+    data.names = {id_: printable(name) for id_, name in data.names.items()}
     _split(data, source, val_share)
     for split, images in data.splits.items():
         _write_split(output, split, images, data.names)
     if data.problems:
         (output / "problems.txt").write_text("\n".join(data.problems) + "\n", encoding="utf-8")
     return data
+
+
+def format_problems(problems: list[str], most: int = 10) -> list[str]:
+    """Return at most so many problems, no more than three that say the same of several files, and how many are left."""
+    lines, alike = [], Counter()
+    for problem in problems:
+        said = problem.partition(": ")[2]
+        alike[said] += 1
+        if alike[said] <= _NUM_ALIKE and len(lines) < most:
+            lines.append(problem)
+    rest = len(problems) - len(lines)
+    return [*lines, f"and {rest:,} more"] if rest else lines
 
 
 def _split(data: ForeignDataset, source: Path, val_share: float | None) -> None:
@@ -62,8 +83,11 @@ def _split(data: ForeignDataset, source: Path, val_share: float | None) -> None:
     if "val" in data.splits:
         raise ValueError(f"{source} has a val split already: leave out --val_share")
     whole = "all" if "all" in data.splits else "train"
+    if len(data.splits.get(whole, [])) < 2:
+        has = ", ".join(f"{split}: {len(images)}" for split, images in data.splits.items())
+        raise ValueError(f"{source} has no two images that --val_share could share out among train and val ({has})")
     images = data.splits.pop(whole)
-    by_hash = sorted(images, key=lambda image: hashlib.sha256(image.path.name.encode()).digest())
+    by_hash = sorted(images, key=lambda image: hashlib.sha256(os.fsencode(image.path.name)).digest())
     num_val = min(max(1, round(val_share * len(images))), len(images) - 1)
     chosen = {id(image) for image in by_hash[:num_val]}
     data.splits["train"] = [image for image in images if id(image) not in chosen]
@@ -76,10 +100,11 @@ def _write_split(output: Path, split: str, images: list[ForeignImage], names: di
     (output / "annotations").mkdir(exist_ok=True)
     entries, annotations, taken = [], [], set()
     for image_id, image in enumerate(images, start=1):
-        file_name, number = image.path.name, 1
+        own_name, number = Path(printable(image.path.name)), 1
+        file_name = own_name.name
         while file_name.lower() in taken:  # from another folder
             number += 1
-            file_name = f"{image.path.stem}_{number}{image.path.suffix}"
+            file_name = f"{own_name.stem}_{number}{own_name.suffix}"
         taken.add(file_name.lower())
         _link(image.path, folder / file_name)
         entries.append({"id": image_id, "file_name": file_name, "width": image.width, "height": image.height})

@@ -10,8 +10,8 @@ from torchvision.transforms import v2
 
 from ..image_processing_dino_detr import encode_annotation, stack_padded
 from .augmentation import Augmentation
-from .decoding import decode_rgb
-from .image_files import find_fault
+from .decoding import decode_rgb, describe_fault
+from .image_files import image_name
 from .rows import SMALLEST_SIDE
 
 _MOST_SKIPPED = 100  # images for one sample
@@ -58,18 +58,18 @@ class TrainingSamples(torch.utils.data.Dataset):
     def __getitem__(self, index: int) -> dict:
         unreadable, instead = [], index
         while True:
+            row = self._files[instead]
             try:
-                return {**self._make(instead), "unreadable": unreadable}
-            except Exception:
-                fault = find_fault(self.rows, instead)
-                if fault is None or len(unreadable) == min(_MOST_SKIPPED, len(self.rows) - 1):  # or it is all of them
+                pixels = decode_rgb(row["image"])
+                break
+            except OSError as fault:
+                if len(unreadable) == min(_MOST_SKIPPED, len(self.rows) - 1):  # it is all of them
                     raise
-            unreadable.append(": ".join(fault))
+                unreadable.append(f"{image_name(row['image'], row['image_id'])}: {describe_fault(fault)}")
             instead = (instead + 1) % len(self.rows)
+        return {**self._make(instead, row, tv_tensors.Image(pixels)), "unreadable": unreadable}
 
-    def _make(self, index: int) -> dict:
-        row = self._files[index]
-        image = tv_tensors.Image(decode_rgb(row["image"]))
+    def _make(self, index: int, row: dict, image: tv_tensors.Image) -> dict:
         objects = row["objects"]
         size = tuple(image.shape[-2:])
         boxes = tv_tensors.BoundingBoxes(

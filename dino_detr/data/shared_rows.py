@@ -18,8 +18,8 @@ def share_rows(table: pa.Table) -> Dataset:
     """A data set that is read from a memory-mapped file, of which the machine holds one copy for all processes.
 
     The file is in the cache of `datasets`, under the hash of its content: whoever loads the same data finds the same
-    file, and a changed data set is another file. Small tables stay in memory, and so do large ones if the cache cannot
-    be written to, which is said once.
+    file, a changed data set is another file, and one that was cut is written anew. Small tables stay in memory, and so
+    do large ones if the cache cannot be written to, which is said once.
 
     Args:
         table: with `Features` in its schema (`features.arrow_schema`).
@@ -32,12 +32,23 @@ def share_rows(table: pa.Table) -> Dataset:
         return Dataset.from_buffer(content)
     path = Path(config.HF_DATASETS_CACHE) / "dino_detr" / f"{hashlib.sha256(content).hexdigest()[:32]}.arrow"
     try:
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".unfinished", delete=False) as file:
-                file.write(content)
-            os.replace(file.name, path)
+        if not path.exists() or path.stat().st_size != content.size:  # a full disk or a crash may have cut it
+            _write(content, path)
     except OSError as error:
         logger.warning_once(f"{path.parent} cannot be written to, so each process holds its own rows: {error}")
         return Dataset.from_buffer(content)
     return Dataset.from_file(str(path))
+
+
+def _write(content: pa.Buffer, path: Path) -> None:
+    """Write a file that is there as a whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".unfinished", delete=False) as file:
+        try:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        except OSError:
+            os.unlink(file.name)
+            raise
+    os.replace(file.name, path)

@@ -1,20 +1,29 @@
 """Data sets in the form of Pascal VOC: an XML file for each image.
 
-`Annotations/*.xml`, `JPEGImages/` and lists of names in `ImageSets/Main/<split>.txt`; or, as Roboflow exports them,
-folders `train/`, `valid/` and `test/` with the XML files beside the images; or all of them in one folder.
+`Annotations/*.xml`, `JPEGImages/` and lists of names in `ImageSets/Main/<split>.txt`; or folders called after splits
+(Roboflow's `train/`, `valid/` and `test/` with the XML files beside the images, say); or neither, which is one split.
+XML files and images may be in any folders, also in folders of these: an image is known by its name.
 
 VOC counts pixels from 1, and its xmax and ymax are the box's last pixels, so a box is x = xmin - 1,
 w = xmax - xmin + 1. Many tools write VOC's files without that convention; where any xmin or ymin is below 1, as cannot
 be in VOC's, corners are taken as they are: x = xmin, w = xmax - xmin.
 """
 
-import math
+import re
+from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
-from xml.etree import ElementTree
 
+from .decoding import describe_fault
 from .foreign import ForeignDataset, ForeignImage, ForeignObject
-from .image_files import IMAGE_SUFFIXES, read_upright_size
-from .splits import choose_split
+from .image_files import read_upright_size
+from .source_files import SourceFiles, is_image, read_text
+from .voc_xml import VocFile, read_voc_xml
+
+_SPLITS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
+_UNUSED = {"image": "an image without an XML file in a split", ".xml": "an XML file in no split", "": "not read"}
+_IMAGE_FOLDERS = ("jpegimages", "images", "image", "imgs", "img")
+_XML_FOLDERS = ("annotations", "annotation", "xml", "xmls", "labels")
 
 
 def read_voc(source: Path) -> ForeignDataset:
@@ -26,99 +35,199 @@ def read_voc(source: Path) -> ForeignDataset:
     Raises:
         FileNotFoundError: the folder has no XML files.
     """
-    data, found = ForeignDataset({}), {}
-    for split, xml_files in _splits(source, data.problems).items():
-        found[split] = [entry for path in xml_files if (entry := _read_xml(path, source, data.problems)) is not None]
-    entries = [entry for split in found.values() for entry in split]
-    names = sorted({name for _, objects in entries for name, _, _ in objects})
-    data.names = dict(enumerate(names, start=1))
-    ids = {name: id_ for id_, name in data.names.items()}
-    from_one = all(min(corners[:2]) >= 1 for _, objects in entries for _, corners, _ in objects)
-    if not from_one:
-        data.notes.append("some xmin or ymin are below 1, so corners are taken as they are, not as VOC counts pixels")
-    shift = 1 if from_one else 0
-    for split, of_split in found.items():
-        data.splits[split] = []
-        for image, objects in of_split:
-            for name, (xmin, ymin, xmax, ymax), difficult in objects:
-                box = [xmin - shift, ymin - shift, xmax - xmin + shift, ymax - ymin + shift]
-                image.objects.append(ForeignObject(ids[name], box, difficult))
-            data.splits[split].append(image)
-    return data
-
-
-def _splits(source: Path, problems: list[str]) -> dict[str, list[Path]]:
-    """The XML files of each split."""
-    xml_folder = source / "Annotations" if (source / "Annotations").is_dir() else source
-    splits = {}
-    for split in ("train", "val", "test"):
-        names_file = source / "ImageSets" / "Main" / f"{split}.txt"
-        if names_file.is_file():
-            splits[split] = []
-            for number, line in enumerate(names_file.read_text(encoding="utf-8").splitlines(), start=1):
-                path = xml_folder / f"{line.strip()}.xml"
-                if line.strip() and path.is_file():
-                    splits[split].append(path)
-                elif line.strip():
-                    problems.append(f"{names_file}:{number}: there is no {path}")
-    if splits:
-        return splits
-    folders = {path.name: path for path in sorted(source.iterdir()) if path.is_dir() and any(path.glob("*.xml"))}
-    for split in ("train", "val", "test"):
-        if split in folders or (split == "val" and {"valid", "validation"} & set(folders)):
-            splits[split] = sorted(folders[choose_split(split, folders, source)].glob("*.xml"))
-    if splits:
-        return splits
-    if not any(xml_folder.glob("*.xml")):
+    if not source.is_dir():
+        raise NotADirectoryError(f"{source} is a file; VOC data are a folder")
+    files = SourceFiles([source])
+    data = ForeignDataset(files, _UNUSED, {}, problems=files.problems)
+    xml_files = files.of_suffix(".xml")
+    if not xml_files:
         raise FileNotFoundError(
             f"{source} has no XML files: neither Annotations/*.xml, nor beside images in it or in train/, valid/"
         )
-    return {"all": sorted(xml_folder.glob("*.xml"))}
+    images = _Images(files)
+    found = {}
+    for split, paths in _splits(xml_files, data).items():
+        found[split] = [entry for path in paths if (entry := _read_image(path, images, files)) is not None]
+    everything = [content for entries in found.values() for _, content in entries]
+    names = sorted({name for content in everything for name, _, _ in content.objects})
+    data.names = dict(enumerate(names, start=1))
+    ids = {name: id_ for id_, name in data.names.items()}
+    from_one = all(min(corners[:2]) >= 1 for content in everything for _, corners, _ in content.objects)
+    if not from_one:
+        data.notes.append("some xmin or ymin are below 1, so corners are taken as they are, not as VOC counts pixels")
+    shift = 1 if from_one else 0
+    for split, entries in found.items():
+        for image, content in entries:
+            for name, (xmin, ymin, xmax, ymax), difficult in content.objects:
+                box = [xmin - shift, ymin - shift, xmax - xmin + shift, ymax - ymin + shift]
+                image.objects.append(ForeignObject(ids[name], box, difficult))
+        data.splits[split] = [image for image, _ in entries]
+    return data
 
 
-def _read_xml(path: Path, source: Path, problems: list[str]) -> tuple[ForeignImage, list[tuple]] | None:
-    """The image, and (name, corners, difficult) of its objects; None if there is no such image."""
+def _splits(xml_files: list[Path], data: ForeignDataset) -> dict[str, list[Path]]:
+    """Return the XML files of each split."""
+    splits = _splits_of_lists(xml_files, data)
+    if splits:
+        return splits
+    for path in xml_files:
+        split = data.files.split_of(path)
+        if split is not None:
+            splits.setdefault(split, []).append(path)
+    if splits:
+        return {split: splits[split] for split in _SPLITS if split in splits}
+    return {"all": xml_files}
+
+
+def _splits_of_lists(xml_files: list[Path], data: ForeignDataset) -> dict[str, list[Path]]:
+    """Return the XML files that the lists of `ImageSets/` name, {} where there is none of a split."""
+    lists: dict[str, list[Path]] = defaultdict(list)
+    for path in data.files.of_suffix(".txt"):
+        folders = [part.lower() for part in path.parent.parts]
+        if "imagesets" not in folders:
+            continue
+        data.files.use(path)  # those of a class, of parts and of masks add nothing to the boxes
+        if folders[-1] in ("imagesets", "main"):
+            lists[path.stem.lower()].append(path)
+    by_stem: dict[str, list[Path]] = defaultdict(list)
+    for path in xml_files:
+        by_stem[path.stem].append(path)
+    splits = {}
+    for split, stems in (*_SPLITS.items(), ("trainval", ("trainval",))):
+        paths = next((lists[stem] for stem in stems if stem in lists), [])
+        if paths:
+            listed = [path for file in paths for path in _files_of_list(file, by_stem, data.files)]
+            splits[split] = list(dict.fromkeys(listed))
+    both = splits.pop("trainval", None)
+    if both is not None and "train" not in splits:
+        others = {path for paths in splits.values() for path in paths}
+        splits["train"] = [path for path in both if path not in others]
+        data.notes.append("there is no train.txt: train is what trainval.txt has and no other list")
+    return splits
+
+
+def _files_of_list(file: Path, by_stem: dict[str, list[Path]], files: SourceFiles) -> Iterator[Path]:
+    root = next(folder.parent for folder in file.parents if folder.name.lower() == "imagesets")
+    for number, line in enumerate(read_text(file).splitlines(), start=1):
+        if not line.strip():
+            continue
+        path = _file_of_line(line, by_stem, root)
+        if path is not None:
+            yield path
+        else:
+            missing = root / "Annotations" / f"{line.strip()}.xml"
+            files.problems.append(f"{file}:{number}: there is no {missing}")
+
+
+def _file_of_line(line: str, by_stem: dict[str, list[Path]], root: Path) -> Path | None:
+    """Return the XML file that a line of a list names: maybe in quotes, with folders, a suffix, or VOC's flag."""
+    text = line.strip().strip("\ufeff").strip()
+    texts = [text, re.sub(r"\s+-?[01]$", "", text)]
+    for name in dict.fromkeys(text.strip("\"'").strip().replace("\\", "/") for text in texts):
+        path = Path(name)
+        known = path.suffix.lower() == ".xml" or is_image(path)
+        for stem in dict.fromkeys([name, str(path.with_suffix("")) if known else name]):
+            candidates = by_stem.get(stem.rpartition("/")[2], [])
+            within = [candidate for candidate in candidates if candidate.is_relative_to(root)]
+            chosen = _most_alike(Path(stem).parent, within or candidates, root)
+            if chosen is not None:
+                return chosen
+    return None
+
+
+def _most_alike(folder: Path, candidates: list[Path], root: Path) -> Path | None:
+    """Return the file with the most of the last folders of `folder`; None if several have as many."""
+    wanted = [part.lower() for part in folder.parts]
+
+    def common(path: Path) -> tuple[int, bool]:
+        parts = [part.lower() for part in path.parent.parts]
+        count = 0
+        while count < min(len(wanted), len(parts)) and wanted[-1 - count] == parts[-1 - count]:
+            count += 1
+        return count, path.parent.parent == root and path.parent.name.lower() in _XML_FOLDERS
+
+    best = sorted(candidates, key=common, reverse=True)
+    return best[0] if best and (len(best) == 1 or common(best[0]) != common(best[1])) else None
+
+
+def _read_image(path: Path, images: "_Images", files: SourceFiles) -> tuple[ForeignImage, VocFile] | None:
+    """Return an image and what its XML file says; None, and problems, if one of them cannot be read."""
+    files.use(path)
     try:
-        root = ElementTree.parse(path).getroot()
-    except ElementTree.ParseError as error:
-        line, column = error.position
-        problems.append(f"{path}:{line}: not readable as XML, at column {column}: {error.msg}")
+        content = read_voc_xml(path)
+    except (ValueError, OSError) as error:
+        message = f"{path}:{error if isinstance(error, ValueError) else f' {describe_fault(error)}'}"
+        left_out = images.find(path, VocFile("", "", None))
+        if isinstance(left_out, Path):
+            files.use(left_out)
+            message += f"; {left_out} is left out with it"
+        files.problems.append(message)
         return None
-    image_path = _image_of(path, root, source)
-    if image_path is None:
-        problems.append(f"{path}: there is no image of it, of its own name or called {root.findtext('filename')!r}")
+    image_path = images.find(path, content)
+    if isinstance(image_path, str):
+        files.report(path, image_path)
+        return None
+    first = images.taken.setdefault(image_path, path)
+    if first != path:
+        files.report(path, f"{image_path} is described by {first} already")
         return None
     try:
         image = ForeignImage(image_path, *read_upright_size(image_path))
     except OSError as error:
-        problems.append(f"{image_path}: not an image that can be read: {error}")
+        files.report(image_path, f"not an image that can be read: {describe_fault(error)}; {path} is left out with it")
         return None
-    stated = tuple(root.findtext(f"size/{side}") for side in ("width", "height"))
-    if stated not in {(None, None), ("0", "0")} and stated != (str(image.width), str(image.height)):
-        problems.append(f"{path}: says {' x '.join(map(str, stated))}, the image is {image.width} x {image.height} "
-                        "pixels; its boxes are kept as pixels of the image")  # fmt: skip
-    objects = []
-    for number, entry in enumerate(root.findall("object"), start=1):  # not of parts, which are inside of objects
-        name = (entry.findtext("name") or "").strip()
-        try:
-            corners = [float(entry.findtext(f"bndbox/{side}")) for side in ("xmin", "ymin", "xmax", "ymax")]
-        except (TypeError, ValueError):
-            problems.append(f"{path}: object {number} ({name}) has no bndbox of four numbers")
-            continue
-        if not name or not all(map(math.isfinite, corners)):
-            problems.append(f"{path}: object {number} ({name}) has no name, or a bndbox that is not finite")
-            continue
-        objects.append((name, corners, entry.findtext("difficult", "0").strip() == "1"))
-    return image, objects
+    if content.size is not None and content.size != (image.width, image.height):
+        width, height = content.size
+        files.report(path, f"says {width:g} x {height:g}, the image is {image.width} x {image.height} pixels; its "
+                     "boxes are kept as pixels of the image")  # fmt: skip
+    for fault in content.faults:
+        files.report(path, fault)
+    return image, content
 
 
-def _image_of(path: Path, root: ElementTree.Element, source: Path) -> Path | None:
-    """By the XML file's own name first: tools leave the `filename` inside as it was when files are renamed."""
-    folders = [folder for folder in (source / "JPEGImages", path.parent, source / "images", source) if folder.is_dir()]
-    for folder in folders:
-        for suffix in sorted(IMAGE_SUFFIXES):
-            for candidate in (folder / f"{path.stem}{suffix}", folder / f"{path.stem}{suffix.upper()}"):
-                if candidate.is_file():
-                    return candidate
-    name = Path(root.findtext("filename") or "").name
-    return next((folder / name for folder in folders if name and (folder / name).is_file()), None)
+class _Images:
+    """Finds the image of an XML file, and remembers which have one."""
+
+    def __init__(self, files: SourceFiles):
+        self.taken: dict[Path, Path] = {}
+        self._by_stem: dict[str, list[Path]] = defaultdict(list)
+        self._by_name: dict[str, list[Path]] = defaultdict(list)
+        for path in files.images():
+            self._by_stem[path.stem].append(path)
+            self._by_name[path.name.lower()].append(path)
+
+    def find(self, xml_file: Path, content: VocFile) -> Path | str:
+        """
+        Return the image of an XML file, or why there is none.
+
+        Its own name counts before the `filename` inside, which tools leave as it was when files are renamed.
+        """
+        written = content.file_name.replace("\\", "/")
+        candidates = self._by_stem.get(xml_file.stem, [])
+        named = [path for path in candidates if path.name == Path(written).name]
+        candidates = named or candidates or self._by_name.get(Path(written).name.lower(), [])
+        if not candidates:
+            return f"there is no image of it, of its own name or called {content.file_name or None!r}"
+        hint = Path(content.folder.replace("\\", "/"), written).parent
+        ranked = sorted(candidates, key=lambda path: self._rank(path, xml_file, hint))
+        first, second = ranked[0], ranked[-1] if len(ranked) == 1 else ranked[1]
+        if first.with_suffix("") != second.with_suffix("") and (
+            self._rank(first, xml_file, hint) == self._rank(second, xml_file, hint)
+        ):
+            return f"its image may be {first} or {second}"
+        return first
+
+    def _rank(self, image: Path, xml_file: Path, hint: Path) -> tuple:
+        """Sort images of one name: beside the XML file, then in folders that are called alike, then by `filename`."""
+        own, theirs = _plain_folders(image), _plain_folders(xml_file)
+        said = [part.lower() for part in hint.parts]
+        as_said = bool(said) and [part.lower() for part in image.parent.parts][-len(said) :] == said
+        distance = len(set(own) ^ set(theirs))
+        in_usual_folder = image.parent.name.lower() in _IMAGE_FOLDERS
+        return distance, image.parent != xml_file.parent, not as_said, not in_usual_folder, len(image.parts)
+
+
+def _plain_folders(path: Path) -> list[str]:
+    """Return the folders of a file but for those that only say which kind of files they hold."""
+    parts = [part.lower() for part in path.parent.parts]
+    return [f"{index} {part}" for index, part in enumerate(p for p in parts if p not in _IMAGE_FOLDERS + _XML_FOLDERS)]

@@ -1,22 +1,23 @@
-"""YOLO data sets, as Ultralytics' tools and Roboflow write them.
+"""YOLO data sets, as Ultralytics' tools, Roboflow, CVAT, Label Studio and LabelImg write them.
 
-A `data.yaml` has `names` (list or mapping) and for each split a folder of images, a text file that lists images, or
-several of these, relative to its `path`, or to the file itself. The labels of `.../images/a.jpg` are in
-`.../labels/a.txt`, or beside the image where no folder is called images: a line per object, its class and then
-centre x, centre y, width and height, or the corners of a polygon, as shares of the upright image's width and height.
-Without a `data.yaml`, a folder with `images/<split>/` or `<split>/images/` and the names in `classes.txt` will do.
+A `data.yaml` has `names` and for each split a folder of images, a text file that lists images, or several of these,
+relative to its `path`, or to the file itself; `yolo_layout.py` knows the layouts without one. The labels of
+`.../images/a.jpg` are in `.../labels/a.txt`, or beside the image: a line per object, its class and then centre x,
+centre y, width and height, or the corners of a polygon, as shares of the upright image's width and height.
 """
 
 import math
 from collections.abc import Iterator
 from pathlib import Path
 
-import yaml
-
+from .decoding import describe_fault
 from .foreign import ForeignDataset, ForeignImage, ForeignObject
-from .image_files import IMAGE_SUFFIXES, read_upright_size
+from .image_files import read_upright_size
+from .source_files import SourceFiles, read_text
+from .yolo_layout import LAYOUTS, find_layout
 
 _TOLERANCE = 0.01  # by which rounding may take a value out of 0..1
+_UNUSED = {"image": "an image of no split", ".txt": "a text file that belongs to no image", "": "not read"}
 
 
 def read_yolo(source: Path) -> ForeignDataset:
@@ -26,97 +27,64 @@ def read_yolo(source: Path) -> ForeignDataset:
     left out and told of in `problems`.
 
     Raises:
-        FileNotFoundError, ValueError: the data set has no splits, or no names, that could be found.
+        FileNotFoundError, ValueError: the data set has no images, or no names, that could be found.
     """
-    description, root = _description(source)
-    names = description["names"]
-    names = dict(enumerate(names)) if isinstance(names, list) else {int(index): name for index, name in names.items()}
-    data = ForeignDataset({index: str(name) for index, name in sorted(names.items())})
-    for split in ("train", "val", "test"):
-        places = description.get(split) or []
-        places = [places] if isinstance(places, str) else places
-        images = [image for place in places for image in _images(place, root, source, data.problems)]
-        if images:
-            with_keypoints = "kpt_shape" in description
-            data.splits[split] = list(_read_images(images, data, with_keypoints))
+    layout = find_layout(source)
+    data = ForeignDataset(layout.files, _UNUSED, layout.names, problems=layout.files.problems, notes=layout.notes)
+    for split, paths in layout.splits.items():
+        data.splits[split] = list(_read_images(paths, data, layout.with_keypoints))
+    if not any(data.splits.values()):
+        example = f": {data.problems[0]}" if data.problems else ""
+        raise FileNotFoundError(f"{source} has no images that can be imported{example}. {LAYOUTS}")
     return data
-
-
-def _description(source: Path) -> tuple[dict, Path]:
-    """Content of the `data.yaml`, or one in its place, and the folder that its paths are relative to."""
-    files = [source] if source.is_file() else sorted([*source.glob("*.yaml"), *source.glob("*.yml")])
-    for file in files:
-        try:
-            content = yaml.safe_load(file.read_text(encoding="utf-8"))
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise ValueError(f"{file} is not readable as YAML: {error}") from error
-        if isinstance(content, dict) and isinstance(content.get("names"), (list, dict)):
-            root = Path(content.get("path") or ".")
-            if root.is_absolute():
-                return content, root
-            return content, file.parent / root if (file.parent / root).is_dir() else file.parent
-    classes = next(
-        (path for path in (source / "classes.txt", source / "labels" / "classes.txt") if path.is_file()), None
-    )
-    if classes is None:
-        raise FileNotFoundError(f"{source} has no data.yaml with names, and no classes.txt: the classes have no names")
-    lines = classes.read_text(encoding="utf-8").splitlines()
-    description = {"names": [line.strip() for line in lines if line.strip()]}
-    for split, others in (("train", ()), ("val", ("valid", "validation")), ("test", ())):
-        places = [place for name in (split, *others) for place in (f"images/{name}", f"{name}/images")]
-        description[split] = [place for place in places if (source / place).is_dir()]
-    return description, source
-
-
-def _images(place: str, root: Path, source: Path, problems: list[str]) -> list[Path]:
-    """Of one entry of a split: a folder of images, or a text file that lists them."""
-    candidates = [root / place]
-    if place.startswith("../"):  # Roboflow means beside the file
-        candidates.append(root / place[3:])
-    path = next((candidate for candidate in candidates if candidate.exists()), None)
-    if path is None:
-        problems.append(f"{source}: {place} does not exist")
-        return []
-    if path.is_dir():
-        return sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
-    images = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        if line.strip():
-            found = [folder / line.strip() for folder in (path.parent, root)]
-            image = next((image for image in found if image.is_file()), None)
-            if image is None:
-                problems.append(f"{path}:{number}: there is no image {line.strip()}")
-            else:
-                images.append(image)
-    return images
 
 
 def _read_images(paths: list[Path], data: ForeignDataset, with_keypoints: bool) -> Iterator[ForeignImage]:
     for path in paths:
+        labels = _label_file(path, data.files)
+        if labels is not None:
+            data.files.use(labels)
         try:
             width, height = read_upright_size(path)
         except OSError as error:
-            data.problems.append(f"{path}: not an image that can be read: {error}")
+            left_out = f"; {labels} is left out with it" if labels else ""
+            data.files.report(path, f"not an image that can be read: {describe_fault(error)}{left_out}")
             continue
         image = ForeignImage(path, width, height)
-        labels = _label_file(path)
-        if labels.is_file():
-            lines = labels.read_text(encoding="utf-8", errors="replace").splitlines()
-            for number, line in enumerate(lines, start=1):
-                if line.strip():
-                    try:
-                        image.objects.append(_object(line, width, height, data.names, with_keypoints))
-                    except ValueError as error:
-                        data.problems.append(f"{labels}:{number}: {error}")
+        if labels is not None:
+            image.objects += _read_labels(labels, image, data, with_keypoints)
         yield image
 
 
-def _label_file(image: Path) -> Path:
-    parts = list(image.absolute().parts)
-    folders = parts[:-1]
-    if "images" in folders:
-        parts[len(folders) - 1 - folders[::-1].index("images")] = "labels"  # the last one
-    return Path(*parts).with_suffix(".txt")
+def _read_labels(labels: Path, image: ForeignImage, data: ForeignDataset, with_keypoints: bool) -> list[ForeignObject]:
+    try:
+        lines = read_text(labels).splitlines()
+    except OSError as error:
+        data.problems.append(f"{labels}: {describe_fault(error)}")
+        return []
+    objects = []
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            try:
+                objects.append(_object(line, image.width, image.height, data.names, with_keypoints))
+            except ValueError as error:
+                data.problems.append(f"{labels}:{number}: {error}")
+    return objects
+
+
+def _label_file(image: Path, files: SourceFiles) -> Path | None:
+    """Return the label file of an image: in `labels/` in place of the last `images/`, or beside it."""
+    folder = image.parent
+    places = [folder, folder / "labels"]
+    parts = [part.lower() for part in folder.parts]
+    for called in ("images", "jpegimages"):
+        if called in parts:
+            index = len(parts) - 1 - parts[::-1].index(called)
+            for name in ("labels", "Labels", "LABELS"):
+                places.insert(0, Path(*folder.parts[:index], name, *folder.parts[index + 1 :]))
+    places += [root / "labels" / folder.relative_to(root) for root in files.roots if folder.is_relative_to(root)]
+    found = (path for place in places for path in files.of_stem(place, image.stem, (".txt",)))
+    return next(found, None)
 
 
 def _object(line: str, width: int, height: int, names: dict[int, str], with_keypoints: bool) -> ForeignObject:

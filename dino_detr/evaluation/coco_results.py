@@ -1,26 +1,36 @@
 """COCO result files: detections written as one, one scored against its annotations, and figures as a table."""
 
+import math
 from collections import Counter
-from collections.abc import Callable
 
 import numpy as np
 import torch
 
+from ..data.annotation_json import LISTS
+from ..data.box_forms import NORMALISED
+from ..data.coco import clean_annotations
+from ..data.coco_reader import is_plain_box
+from ..data.findings import Findings
+from ..data.numbers import number_ids, read_box, read_number, read_whole, shown
 from .coco_score import FIGURES, find_scorer, pack_detections, pack_objects, score
 
-_FILE = {"images", "annotations", "categories"}  # what an annotation file has
+_FEW = 5  # boxes: too few to see that they are normalised
 _ROW = {"image_id", "category_id", "bbox", "score"}  # what a result has
 
 
-def score_results(results: list[dict], annotations: dict, scorer: str = "numpy") -> dict:
+def score_results(
+    results: list[dict], annotations: dict, scorer: str = "numpy", findings: Findings | None = None
+) -> dict:
     """COCO's figures for a result file.
 
     Args:
         results: what a COCO result file holds, `[{image_id, category_id, bbox [x, y, width, height] px, score}]`.
-        annotations: what the COCO annotation file holds, `{images, annotations, categories}`. `area` and `iscrowd` may
-            be missing: then the box's area, and no crowd. Annotations of no image or category, or of one that is not
-            listed, are left out. Annotation ids are not used, so 0 and duplicates do no harm.
+        annotations: what the COCO annotation file holds, `{images, annotations, categories}`, read as for training: see
+            `clean_annotations`. `area` and `iscrowd` may be missing: then the box's area, and no crowd. Annotations of
+            no image or category, or of one that is not listed, are left out, and so are boxes without an extent.
+            Annotation ids are not used, so 0 and duplicates do no harm.
         scorer: `"numpy"`, or `"pycocotools"` for the same numbers from pycocotools itself, in twenty times the time.
+        findings: gets what is left out or filled in of the annotations.
 
     Returns:
         What `CocoDetectionMetric.compute` returns; `per_class` has the categories' names, in the order of their ids.
@@ -29,54 +39,61 @@ def score_results(results: list[dict], annotations: dict, scorer: str = "numpy")
         ValueError: naming the row and the field: a result is of an image or a category that the annotations do not
             have, has no box, or something is no such number; or either is no COCO file.
     """
-    missing = _FILE - (annotations.keys() if isinstance(annotations, dict) else set())
-    if missing:
-        raise ValueError(
-            f"the annotations have no {', '.join(sorted(missing))}; a COCO annotation file is a JSON object with "
-            f"{', '.join(sorted(_FILE))}"
-        )
-    if not isinstance(results, list):
-        raise ValueError("the results are no list; a COCO results file is a JSON list of rows, one a detection")
-    images = {image_id: index for index, image_id in enumerate(sorted({i["id"] for i in annotations["images"]}))}
-    names = {c["id"]: c.get("name", c["id"]) for c in sorted(annotations["categories"], key=lambda c: c["id"])}
-    labels = {category_id: label for label, category_id in enumerate(names)}
-    for number, row in enumerate(results):
-        _check_row(row, number, images, labels)
+    results, annotations = clean_results(results, annotations, findings)
+    images = {id_: number for number, id_ in enumerate(_sorted_ids(annotations["images"]))}
+    names = {category["id"]: category["name"] for category in annotations["categories"]}
+    names = {id_: names[id_] for id_ in _sorted_ids(annotations["categories"])}
+    labels = {id_: label for label, id_ in enumerate(names)}
 
-    objects = scored_annotations(annotations)
+    def column(rows: list[dict], field: str, *shape: int) -> np.ndarray:
+        return np.array([row[field] for row in rows], dtype="f8").reshape(len(rows), *shape)
 
-    def annotation_name(number: int) -> str:
-        return f"annotation {objects[number].get('id')!r} of image {objects[number]['image_id']!r}"
+    def places(rows: list[dict]) -> dict[str, np.ndarray]:
+        return {
+            "images": np.array([images[row["image_id"]] for row in rows], dtype="i8"),
+            "labels": np.array([labels[row["category_id"]] for row in rows], dtype="i8"),
+            "boxes": column(rows, "bbox", 4),
+        }
 
-    def result_name(number: int) -> str:
-        return f"results[{number}]"
-
-    boxes = _numbers([o.get("bbox") for o in objects], annotation_name, "bbox", 4)
+    objects = annotations["annotations"]
     packed_objects = pack_objects(
-        images=[images[o["image_id"]] for o in objects],
-        labels=[labels[o["category_id"]] for o in objects],
-        boxes=boxes,
-        areas=_numbers([o.get("area", w * h) for o, (_, _, w, h) in zip(objects, boxes)], annotation_name, "area"),
-        crowds=[o.get("iscrowd", 0) for o in objects],
+        **places(objects), areas=column(objects, "area"), crowds=[entry["iscrowd"] for entry in objects]
     )
-    packed_detections = pack_detections(
-        images=np.array([images[row["image_id"]] for row in results], dtype="i8"),
-        labels=np.array([labels[row["category_id"]] for row in results], dtype="i8"),
-        scores=_numbers([row["score"] for row in results], result_name, "score"),
-        boxes=_numbers([row["bbox"] for row in results], result_name, "bbox", 4),
-    )
+    packed_detections = pack_detections(**places(results), scores=column(results, "score"))
     result = score([packed_detections], [packed_objects], labels.values(), find_scorer(scorer))
     return {**result.figures, "per_class": dict(zip(distinct_names(names), result.per_class))}
 
 
-def scored_annotations(annotations: dict) -> list[dict]:
-    """Of what a COCO annotation file holds, the annotations of images and categories that it lists."""
-    images, categories = ({entry["id"] for entry in annotations[name]} for name in ("images", "categories"))
-    return [
-        entry
-        for entry in annotations["annotations"]
-        if entry.get("image_id") in images and entry.get("category_id") in categories
-    ]
+def clean_results(results: list[dict], annotations: dict, findings: Findings | None = None) -> tuple[list[dict], dict]:
+    """Return results and annotations, both as `score_results` takes them, as they are understood.
+
+    Numbers are numbers, ids those of the annotations, which are as `clean_annotations` gives them.
+
+    Raises:
+        As `score_results`.
+    """
+    lists = annotations if isinstance(annotations, dict) else {}
+    missing = sorted(name for name in LISTS if not isinstance(lists.get(name), list))
+    if missing:
+        raise ValueError(
+            f"the annotations have no {', '.join(missing)}; a COCO annotation file is a JSON object with the lists "
+            f"{', '.join(sorted(LISTS))}"
+        )
+    if not isinstance(results, list):
+        raise ValueError("the results are no list; a COCO results file is a JSON list of rows, one a detection")
+    found = Findings()
+    cleaned = clean_annotations(annotations, found, "the annotations")
+    if annotations["annotations"] and not cleaned["annotations"]:
+        _refuse_if_boxless(found)
+    if findings is not None:
+        findings.update(found)
+    finders = {
+        "image_id": _Finder(cleaned["images"], found, "unusable_image"),
+        "category_id": _Finder(cleaned["categories"], found, "unusable_category"),
+    }
+    rows = [_read_row(row, number, finders) for number, row in enumerate(results)]
+    _refuse_other_units(rows, cleaned["annotations"])
+    return rows, cleaned
 
 
 def to_coco_results(predictions: list[dict], category_ids: list) -> list[dict]:
@@ -140,41 +157,83 @@ def plain_id(image_id):
     return image_id.item() if hasattr(image_id, "item") else image_id
 
 
-def _check_row(row: dict, number: int, images: dict, labels: dict) -> None:
+class _Finder:
+    """Finds the ids of a list, however they are written; says what may be why one is not there."""
+
+    def __init__(self, entries: list[dict], findings: Findings, unusable: str):
+        unusable_values = [f.examples[0].value for f in findings.sorted() if f.kind == unusable]
+        self.advice = "give the annotation file of the split that these results were made from"
+        if unusable_values:
+            self.advice = f"its {unusable_values[0]}; else {self.advice}"
+        self._ids = {entry["id"] for entry in entries}
+        # the numbers that training gives to ids that are text, and writes to results files
+        self._by_number = {number: id_ for id_, number in number_ids(self._ids).items()}
+
+    def find(self, value: object) -> int | str | None:
+        value = value.strip() if isinstance(value, str) else plain_id(value)
+        if type(value) in (int, str) and value in self._ids:
+            return value
+        return self._by_number.get(read_whole(value))
+
+
+def _read_row(row: object, number: int, finders: dict[str, _Finder]) -> dict:
+    """A row with numbers as numbers; the row itself where they are."""
     missing = _ROW - (row.keys() if isinstance(row, dict) else set())
     if missing:
         hint = "; masks alone are not scored: add the boxes" if missing == {"bbox"} and "segmentation" in row else ""
         raise ValueError(
             f"results[{number}] has no {', '.join(sorted(missing))}; COCO results need it in every row{hint}"
         )
-    for field, known in (("image_id", images), ("category_id", labels)):
-        if row[field] in known:
-            continue
-        fix = "give the annotation file of the split that these results were made from"
-        if str(row[field]) in map(str, known):
-            fix = f"there it is a {'text' if isinstance(row[field], int) else 'number'}: write it so in the results"
-        raise ValueError(f"results[{number}]: {field} {row[field]!r} is not in the annotations; {fix}")
+    ids = {field: finder.find(row[field]) for field, finder in finders.items()}
+    for field, id_ in ids.items():
+        if id_ is None:
+            given = shown(row[field])
+            raise ValueError(f"results[{number}]: {field} {given} is not in the annotations; {finders[field].advice}")
+    box, score = row["bbox"], row["score"]
+    if not is_plain_box(box):
+        box = read_box(box)
+        if box is None or not is_plain_box(box):
+            raise ValueError(
+                f"results[{number}]: bbox is {shown(row['bbox'])}; it must be [x, y, width, height] in pixels"
+            )
+    if type(score) is not float:
+        score = read_number(score)
+    if score is None or not math.isfinite(score):
+        raise ValueError(f"results[{number}]: score is {shown(row['score'])}; it must be a finite number")
+    cleaned = {**ids, "bbox": box, "score": score}
+    return row if all(row[field] is value for field, value in cleaned.items()) else cleaned
 
 
-def _numbers(values: list, where: Callable[[int], str], field: str, *shape: int) -> np.ndarray:
-    """Of each row a number, or as many as `shape` says: float64 `[n, *shape]`. `where` names a row."""
+def _refuse_if_boxless(findings: Findings) -> None:
+    """Of a file of masks or captions no annotation has a box: there is nothing to score against."""
+    for finding in findings.sorted():
+        if finding.kind == "malformed_box":
+            image, annotation_id, value = finding.examples[0]
+            said = value if value.startswith("bbox ") else f"bbox is {value}"
+            raise ValueError(
+                f"annotation {annotation_id} of {image}: {said}; it must be [x, y, width, height] in pixels"
+            )
 
-    def convert(values: list) -> np.ndarray:
-        numbers = np.array(values, dtype="f8").reshape(len(values), *shape)
-        if not np.isfinite(numbers).all():
-            raise ValueError
-        return numbers
 
-    try:
-        return convert(values)
-    except (TypeError, ValueError):
-        for number, value in enumerate(values):
-            try:
-                convert([value])
-            except (TypeError, ValueError):
-                form = "[x, y, width, height] in pixels" if shape else "a finite number"
-                raise ValueError(f"{where(number)}: {field} is {value!r}; it must be {form}") from None
-        raise
+def _refuse_other_units(results: list[dict], objects: list[dict]) -> None:
+    """Boxes in 0..1 against boxes in pixels would score 0 and look like a bad detector."""
+    largest = {}
+    for name, rows in (("results", results), ("annotations", objects)):
+        boxes = np.array([row["bbox"] for row in rows], dtype="f8").reshape(-1, 4)
+        largest[name] = boxes.max(initial=0) if len(boxes) >= _FEW else None
+    if None in largest.values():
+        return
+    for name, other in (("results", "annotations"), ("annotations", "results")):
+        if largest[name] <= NORMALISED < largest[other]:
+            raise ValueError(
+                f"no box of the {name} has a value above {largest[name]:.4g}, those of the {other} go to "
+                f"{largest[other]:.6g}: the {name} are normalised, not in pixels"
+            )
+
+
+def _sorted_ids(entries: list[dict]) -> list:
+    """Numbers, then names: as `number_ids` numbers them."""
+    return sorted((entry["id"] for entry in entries), key=lambda id_: (isinstance(id_, str), id_))
 
 
 def _line(name, cells) -> str:

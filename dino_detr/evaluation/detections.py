@@ -1,5 +1,6 @@
 """A model's detections on the rows of a data set."""
 
+import signal
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from functools import partial
@@ -8,8 +9,10 @@ import numpy as np
 import torch
 from datasets import Dataset, Image
 from torch.utils.data import DataLoader
+from transformers.image_utils import ChannelDimension
 from transformers.utils import logging
 
+from ..data.decoding import decode_rgb, describe_fault
 from ..data.image_files import image_name
 from ..image_processing_dino_detr import select_detections, suppress_overlaps
 
@@ -54,6 +57,7 @@ def detect(
         batch_sampler=batches,
         num_workers=num_workers,
         collate_fn=partial(_process, processor=processor),
+        worker_init_fn=_leave_interrupts_to_parent,
         generator=torch.Generator(),  # the global one is training's
     )
     for image_ids, image_sizes, groups, unreadable in loader:
@@ -73,16 +77,21 @@ def detect(
                 }
 
 
+def _leave_interrupts_to_parent(_worker_id: int) -> None:
+    """Ctrl-C reaches data workers too; the parent ends them."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 def _process(samples: list[dict], processor) -> tuple[list, list, list, list]:
     """Images of one processed size together; the annotation file's sizes, by which they came, may be wrong."""
     images, image_ids, unreadable = [], [], []
     for sample in samples:
         try:
-            image = Image().decode_example(sample["image"])
-        except Exception as fault:  # Pillow's readers raise whatever comes
-            unreadable.append(f"{image_name(**sample)}: {fault}")
+            pixels = decode_rgb(sample["image"])
+        except OSError as fault:
+            unreadable.append(f"{image_name(**sample)}: {describe_fault(fault)}")
             continue
-        images.append(processor.process_image(image, do_convert_rgb=True))
+        images.append(processor.process_image(pixels, input_data_format=ChannelDimension.FIRST))
         image_ids.append(sample["image_id"])
     by_size = defaultdict(list)
     for position, image in enumerate(images):

@@ -19,6 +19,42 @@ _QUANTILES = (0, 0.5, 0.9, 0.99, 1)
 
 
 @dataclass
+class LearningRate:
+    """
+    How far a run's learning rate had come.
+
+    Args:
+        step, warmup_steps: steps made, and those over which the rate rises.
+        highest: that was logged; None if there is no line of the log.
+        full: after warm-up.
+    """
+
+    step: int
+    warmup_steps: int
+    highest: float | None
+    full: float
+
+    def explain(self) -> str | None:
+        """Return a sentence if the rate was too low so far to learn at."""
+        if self.full == 0:
+            return "The learning rate is 0: nothing is learned."
+        if self.step < self.warmup_steps:
+            reached = (
+                "" if self.highest is None else f", and the learning rate at {self.highest:.2g} of {self.full:.2g}"
+            )
+            return (
+                f"The run is still in warm-up, at step {self.step} of {self.warmup_steps}{reached}: train longer, or "
+                "with fewer warmup_steps."
+            )
+        if self.step < 2 * self.warmup_steps:
+            return (
+                f"Warm-up ended {self.step - self.warmup_steps} steps ago, after {self.warmup_steps}, and little is "
+                "learned in it: train longer, or with fewer warmup_steps."
+            )
+        return None
+
+
+@dataclass
 class Diagnosis:
     """
     What `diagnose` saw. `None`, or -1 for the precisions, where there was nothing to compute it from.
@@ -34,7 +70,8 @@ class Diagnosis:
         size_ratio: square root of the area, of these best detections relative to the objects: the median of each
             image's ratio of medians.
         best_iou: of each object, with whichever detection of its image overlaps it most: the median.
-        loss: the training loss in its first line of the log and in its last.
+        loss: the training loss in its first line of the log and in its last; one number if there is but one line.
+        rate: how far the learning rate had come.
         finding: what this suggests, in a sentence or two.
     """
 
@@ -50,7 +87,8 @@ class Diagnosis:
     repeated_ids: list[int]
     size_ratio: float | None
     best_iou: float | None
-    loss: tuple[float, float] | None
+    loss: tuple[float, ...] | None
+    rate: LearningRate | None = None
     finding: str = ""
 
     def __str__(self) -> str:
@@ -69,10 +107,10 @@ class Diagnosis:
             ("best overlap", f"IoU {format_figure(self.best_iou)} of an object with any box (median)"),
             ("repeated ids", _shorten([str(number) for number in self.repeated_ids])),
         ]
-        if self.loss is not None:
-            lines.append(
-                ("training loss", "{:.4g} in its first line of the log, {:.4g} in its last".format(*self.loss))
-            )
+        if self.loss:
+            said = "{:.4g} in its first line of the log, {:.4g} in its last"
+            said = said if len(self.loss) == 2 else "{:.4g} in the only line of the log"
+            lines.append(("training loss", said.format(*self.loss)))
         return "\n".join([*(f"  {name:<20} {value}" for name, value in lines), self.finding])
 
 
@@ -82,7 +120,8 @@ def diagnose(
     annotation_ids: list[int],
     class_names: list[str],
     trained_labels: set[int] | None = None,
-    loss: tuple[float, float] | None = None,
+    loss: tuple[float, ...] | None = None,
+    rate: LearningRate | None = None,
 ) -> Diagnosis:
     """
     Look for the reason of an AP of about 0. At most 500 images, spread over the data set, are looked at.
@@ -93,7 +132,8 @@ def diagnose(
         annotation_ids: of all objects of the data set.
         class_names: the name of every class index.
         trained_labels: the class indices of which training has objects, if known.
-        loss: the training loss at first and now, if known.
+        loss: the training loss at first and now, if known; one number if they are the same line of the log.
+        rate: how far the learning rate had come, if known.
     """
     references = references[:: -(-len(references) // _MOST_IMAGES) or 1]
     found = {entry["image_id"]: entry for entry in detections}
@@ -130,6 +170,7 @@ def diagnose(
         size_ratio=float(np.median(ratios)) if ratios else None,
         best_iou=float(np.median(overlaps)) if overlaps else None,
         loss=loss,
+        rate=rate,
     )
     diagnosis.finding = " ".join(_findings(diagnosis))
     return diagnosis
@@ -172,13 +213,7 @@ def _reason(seen: Diagnosis) -> str:
             "class the same category id?"
         )
     lowest, highest = seen.scores[0], seen.scores[-1]
-    loss_stays = seen.loss is not None and seen.loss[1] > 0.95 * seen.loss[0]
-    then = (
-        "The training loss has not fallen either: try another learning rate, or learn a few images by heart first "
-        "(--overfit_images 16)."
-        if loss_stays
-        else "That is common early in training: train longer."
-    )
+    then = _advice(seen)
     if highest < _LOW_SCORE:
         return f"All scores are below {_LOW_SCORE}: it has not learned to tell objects from background yet. {then}"
     if highest - lowest < 0.01:
@@ -199,6 +234,19 @@ def _reason(seen: Diagnosis) -> str:
         f"There are boxes on the objects, but others have the higher scores, up to {highest:.2f}: it does not tell "
         f"objects from background well yet. {then}"
     )
+
+
+def _advice(seen: Diagnosis) -> str:
+    """What to do about a detector that has not learned enough."""
+    too_low = seen.rate.explain() if seen.rate is not None else None
+    if too_low is not None:
+        return too_low
+    if seen.loss is not None and len(seen.loss) == 2 and seen.loss[1] > 0.95 * seen.loss[0]:
+        return (
+            "The training loss has not fallen either: try another learning rate, or learn a few images by heart first "
+            "(--overfit_images 16)."
+        )
+    return "That is common early in training: train longer."
 
 
 def _unlabelled_once(detection: dict | None) -> dict:

@@ -10,6 +10,8 @@ from torchvision.transforms.functional import to_pil_image
 
 _SMALLEST = 400  # pixels of the longer side; in smaller pictures labels would hide everything
 _LARGEST_SAMPLE = 480  # pixels of the longer side
+_LARGEST_PAIR = 640  # pixels of the longer side, of a picture beside its truth
+_GAP = 8  # pixels between a picture and its truth
 
 
 def draw_detections(image: Image.Image, detections: dict, names: dict[int, str]) -> Image.Image:
@@ -58,23 +60,68 @@ def draw_samples(samples: Dataset, names: dict[int, str], count: int) -> Image.I
     for position in range(count):
         sample = samples[position * len(samples) // count]
         image, annotations = to_pil_image(sample["image"]), sample["annotation"]["annotations"]
-        scale = min(1, _LARGEST_SAMPLE / max(image.size))
-        image = image.resize([max(1, round(side * scale)) for side in image.size], reducing_gap=2)
-        boxes = torch.tensor([entry["bbox"] for entry in annotations]).reshape(-1, 4) * scale
+        boxes = torch.tensor([entry["bbox"] for entry in annotations]).reshape(-1, 4)
         boxes[:, 2:] += boxes[:, :2]
         found = {"labels": [entry["category_id"] for entry in annotations], "boxes": boxes}
-        tiles.append(draw_detections(image, found, names))
+        tiles.append(draw_detections(*_shrink(image, found, _LARGEST_SAMPLE), names))
     return make_grid(tiles)
 
 
-def make_grid(tiles: list[Image.Image], columns: int = 4) -> Image.Image:
-    """Pictures of any sizes in rows of `columns`, on white."""
+def draw_truth_and_detections(
+    image: Image.Image, truth: dict, detections: dict, names: dict[int, str], threshold: float
+) -> Image.Image:
+    """
+    Draw what is annotated beside what was found, each under a line that says how much it is.
+
+    Where no detection passes the threshold, the line names the best there is.
+
+    Args:
+        image: upright; a large one is made smaller.
+        truth: of one image, `{"labels" [n], "boxes" [n, 4] xyxy px}`.
+        detections: of the same, `{"scores" [n], "labels" [n], "boxes" [n, 4] xyxy px}`, of all scores.
+        names: of the class indices.
+        threshold: only detections above it are drawn.
+    """
+    scores = torch.as_tensor(detections["scores"])
+    keep = scores > threshold
+    kept = {name: torch.as_tensor(detections[name])[keep] for name in ("scores", "labels", "boxes")}
+    found = f"found: {int(keep.sum())} above {threshold:.3g}"
+    if not keep.any() and len(scores):
+        best = int(scores.argmax())
+        label = int(torch.as_tensor(detections["labels"])[best])
+        found = f"found: nothing above {threshold:.3g}, the best: {names.get(label, label)} {scores[best]:.2g}"
+    count = len(truth["labels"])
+    said = (f"annotated: {count} object{'' if count == 1 else 's'}", found)
+    halves = [draw_detections(*_shrink(image, boxes, _LARGEST_PAIR), names) for boxes in (truth, kept)]
+    return make_grid([_write_above(half, text) for half, text in zip(halves, said)], columns=2, gap=_GAP)
+
+
+def make_grid(tiles: list[Image.Image], columns: int = 4, gap: int = 0) -> Image.Image:
+    """Put pictures of any sizes into rows of `columns` on white, `gap` pixels apart."""
     columns = min(columns, len(tiles))
-    width, height = (max(tile.size[side] for tile in tiles) for side in (0, 1))
-    grid = Image.new("RGB", (columns * width, -(-len(tiles) // columns) * height), "white")
+    width, height = (max(tile.size[side] for tile in tiles) + gap for side in (0, 1))
+    rows = -(-len(tiles) // columns)
+    grid = Image.new("RGB", (columns * width - gap, rows * height - gap), "white")
     for index, tile in enumerate(tiles):
         grid.paste(tile, (index % columns * width, index // columns * height))
     return grid
+
+
+def _shrink(image: Image.Image, found: dict, largest: int) -> tuple[Image.Image, dict]:
+    """Return the image with its longer side at most `largest` pixels, and its boxes in the new pixels."""
+    scale = min(1, largest / max(image.size))
+    image = image.resize([max(1, round(side * scale)) for side in image.size], reducing_gap=2)
+    return image, found | {"boxes": torch.as_tensor(found["boxes"]).reshape(-1, 4) * scale}
+
+
+def _write_above(picture: Image.Image, text: str) -> Image.Image:
+    font = ImageFont.load_default(16)
+    while len(text) > 1 and font.getlength(text) > picture.width:
+        text = text[:-2] + "…"
+    higher = Image.new("RGB", (picture.width, picture.height + 24), "white")
+    higher.paste(picture, (0, 24))
+    ImageDraw.Draw(higher).text((0, 12), text, fill="black", font=font, anchor="lm")
+    return higher
 
 
 def _draw_label(draw: ImageDraw.ImageDraw, name: str, score: str, corner: tuple, font, color: tuple) -> None:

@@ -7,8 +7,10 @@ from pathlib import Path
 import numpy as np
 from datasets import Dataset, Image
 
-from ..image_processing_dino_detr import upright_rgb
-from .coco_results import scored_annotations
+from ..data.decoding import decode_image, describe_fault
+from ..data.image_files import image_name, image_names
+from ..data.numbers import number_ids
+from .coco_results import clean_results
 from .coco_score import FIGURES, find_scorer, pack_detections, pack_objects, score
 from .errors import ERRORS, Errors, ImageMatches, find_errors, match_image, to_xywh
 from .report_figures import draw_calibration, draw_classes, draw_confusion, draw_precision_recall
@@ -26,7 +28,7 @@ def write_report(
     detections: list[dict],
     references: list[dict],
     rows: Dataset | str,
-) -> None:
+) -> dict:
     """
     Write `report.html`, `report.json`, the figures and, in `pictures/`, the images with the most errors.
 
@@ -38,6 +40,9 @@ def write_report(
             without detections has none, or is left out.
         references: per image `{image_id, labels, boxes [m, 4] xyxy px, area, iscrowd}`.
         rows: the data set, for the pictures; or why there are none.
+
+    Returns:
+        What `report.json` holds.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -47,9 +52,12 @@ def write_report(
     num_objects = errors.confusion[:-1].sum(axis=1).tolist()
     precision = _precision(detections, references, len(names))
 
-    worst, matches = [], []
+    worst, matches, unread = [], [], []
     if isinstance(rows, Dataset):
-        worst, matches = _save_pictures(folder / "pictures", errors, detections, references, rows)
+        worst, matches, unread = _save_pictures(folder / "pictures", errors, detections, references, rows)
+        scored = {entry["image_id"] for entry in references}
+        files = zip(rows["image_id"], image_names(rows))
+        unread += [f"{file}: left out of the figures" for image_id, file in files if image_id not in scored]
     report = {
         "evaluated": {
             **evaluated,
@@ -76,6 +84,7 @@ def write_report(
         "calibration": errors.calibration,
         "worst_images": worst,
         "pictures_left_out": None if isinstance(rows, Dataset) else rows,
+        "unreadable_images": unread,
     }
     draw_precision_recall(precision["0.50"], names, folder / "precision_recall_50.svg")
     draw_precision_recall(precision["0.75"], names, folder / "precision_recall_75.svg")
@@ -84,22 +93,9 @@ def write_report(
     if errors.calibration is not None:
         draw_calibration(errors.calibration, folder / "calibration.svg")
     lines = [f"{json.dumps(key)}: {json.dumps(value)}" for key, value in report.items()]
-    (folder / "report.json").write_text("{\n" + ",\n".join(lines) + "\n}\n")
+    (folder / "report.json").write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
     (folder / "report.html").write_text(build_page(report, matches), encoding="utf-8", errors="replace")
-
-
-def claim_report_folder(folder: str | Path) -> None:
-    """
-    Make the folder of a report, before the work that goes into it.
-
-    Raises:
-        FileExistsError: if there is something in it.
-        OSError: if it cannot be made.
-    """
-    folder = Path(folder)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise FileExistsError(f"{folder} is not an empty folder; choose another --report")
-    folder.mkdir(parents=True, exist_ok=True)
+    return report
 
 
 def images_of_results(results: list[dict], annotations: dict) -> tuple[list[dict], list[dict]]:
@@ -107,14 +103,17 @@ def images_of_results(results: list[dict], annotations: dict) -> tuple[list[dict
     The rows of a result file and its annotations, both as `score_results` takes them, image by image.
 
     Returns:
-        Detections and references as `write_report` takes them; labels are the ranks of the category ids.
+        Detections and references as `write_report` takes them; labels are the ranks of the category ids. Image ids that
+        are text have the numbers that they have in rows.
     """
-    labels = {id_: label for label, id_ in enumerate(sorted({c["id"] for c in annotations["categories"]}))}
-    found, wanted = defaultdict(list), {image["id"]: [] for image in annotations["images"]}
+    results, annotations = clean_results(results, annotations)
+    images, categories = (number_ids(e["id"] for e in annotations[name]) for name in ("images", "categories"))
+    labels = {id_: label for label, id_ in enumerate(sorted(categories, key=categories.get))}
+    found, wanted = defaultdict(list), {number: [] for number in images.values()}
     for row in results:
-        found[row["image_id"]].append(row)
-    for entry in scored_annotations(annotations):
-        wanted[entry["image_id"]].append(entry)
+        found[images[row["image_id"]]].append(row)
+    for entry in annotations["annotations"]:
+        wanted[images[entry["image_id"]]].append(entry)
 
     def columns(image_id, entries: list[dict]) -> dict:
         boxes = np.array([entry["bbox"] for entry in entries], dtype="f8").reshape(-1, 4)
@@ -128,8 +127,8 @@ def images_of_results(results: list[dict], annotations: dict) -> tuple[list[dict
     references = [
         {
             **columns(image_id, entries),
-            "area": [entry.get("area", entry["bbox"][2] * entry["bbox"][3]) for entry in entries],
-            "iscrowd": [entry.get("iscrowd", 0) for entry in entries],
+            "area": [entry["area"] for entry in entries],
+            "iscrowd": [entry["iscrowd"] for entry in entries],
         }
         for image_id, entries in wanted.items()
     ]
@@ -179,32 +178,39 @@ def _most_confused(confusion: np.ndarray, names: list[str]) -> list[dict]:
 
 def _save_pictures(
     folder: Path, errors: Errors, detections: list[dict], references: list[dict], rows: Dataset
-) -> tuple[list[dict], list[ImageMatches]]:
-    """The images with the most errors whose files can be read: entries of `worst_images`, and their matches."""
+) -> tuple[list[dict], list[ImageMatches], list[str]]:
+    """
+    Save the images with the most errors.
+
+    Returns:
+        Entries of `worst_images`, their matches, and what was said of images that would be among them but cannot be
+        read.
+    """
     found = {entry["image_id"]: entry for entry in detections}
     places = {image_id: index for index, image_id in enumerate(rows["image_id"])}
     undecoded = rows.select_columns(["image"]).cast_column("image", Image(decode=False))
-    entries, matches = [], []
+    entries, matches, unread = [], [], []
     for number in np.argsort(-errors.counts.sum(axis=1), kind="stable"):
         counts, image_id = errors.counts[number].tolist(), references[number]["image_id"]
         if len(entries) == _MOST_PICTURES or not sum(counts):
             break
         if image_id not in places:
             continue
+        file = undecoded[places[image_id]]["image"]
         try:
-            image = upright_rgb(rows[places[image_id]]["image"])
-        except Exception:  # Pillow's readers raise whatever comes
+            image = decode_image(file)
+        except OSError as fault:
+            unread.append(f"{image_name(file, image_id)}: {describe_fault(fault)}")
             continue
         name = f"{len(entries) + 1:02}.jpg"
         folder.mkdir(exist_ok=True)
         width, height = image.size
         image.thumbnail((_LONGEST_SIDE, _LONGEST_SIDE))
         image.save(folder / name, quality=85)
-        path = undecoded[places[image_id]]["image"]["path"]
         entries.append(
             {
                 "image_id": image_id,
-                "file": Path(path).name if path else None,
+                "file": Path(file["path"]).name if file["path"] else None,
                 "picture": f"pictures/{name}",
                 "width": width,
                 "height": height,
@@ -213,4 +219,4 @@ def _save_pictures(
         )
         threshold = np.inf if errors.threshold is None else errors.threshold
         matches.append(match_image(found.get(image_id), references[number], threshold))
-    return entries, matches
+    return entries, matches, unread

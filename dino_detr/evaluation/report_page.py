@@ -40,6 +40,7 @@ _HEADINGS = {
 _MOST_BESIDE = 12  # classes of a confusion matrix that has room for text beside it
 _MOST_LABELLED = 12  # boxes of a picture; of more, only the wrong ones are called by name
 _MOST_LETTERS = 22
+_MOST_UNREAD = 10  # files named
 
 _STYLE = """
 :root { color-scheme: light; --ink: #1c2430; --soft: #5b6472; --line: #e1e5ea; --blue: #0072B2; }
@@ -264,6 +265,12 @@ def _pictures(report: dict, matches: list[ImageMatches]) -> str:
         text = "<p>No image has an error.</p>"
     else:
         text = f"<p>The truth beside what was detected, most errors first.</p>\n<p>{key}</p>"
+    unread = report["unreadable_images"]
+    if unread:
+        listed = "".join(f"<li>{escape(line)}</li>" for line in unread[:_MOST_UNREAD])
+        text += (
+            f"\n<p>{len(unread)} of the images with errors could not be read and are not shown:</p><ul>{listed}</ul>"
+        )
     return f"<section>\n<h2>The images with the most errors</h2>\n{text}\n{chr(10).join(parts)}\n</section>"
 
 

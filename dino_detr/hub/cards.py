@@ -114,9 +114,9 @@ def make_card(folder: str | Path, repo_id: str | None = None, license: str | Non
         source=repo_id or name,
         pushed=repo_id is not None,
         backbone=backbone,
-        dataset=dataset,
+        dataset=_code(dataset),
         dataset_is_local="dataset" in record.local,
-        split=split,
+        split=_code(split),
         overfit_images=recipe.get("overfit_images"),
         classes=[_plain(config["id2label"][str(index)]) for index in range(len(config["id2label"]))],
         step=figures.get("step"),
@@ -141,8 +141,14 @@ def _hash(text: str) -> str:
 
 
 def _plain(text: str) -> str:
-    """A user's name for something, in one line and one table cell."""
-    return " ".join(str(text).split()).replace("|", "\\|").replace("<", "&lt;")
+    """Return a user's name for something as Markdown that shows it to the letter: no link, picture, HTML or cell."""
+    escaped = re.sub(r"([\\`*_\[\]<>|~&:@])", r"\\\1", " ".join(str(text).split()))
+    return re.sub(r"www\.", r"www\\.", escaped, flags=re.IGNORECASE)
+
+
+def _code(text: str | None) -> str | None:
+    """Return a user's name for something as the inside of a Markdown code span."""
+    return None if text is None else " ".join(str(text).split()).replace("`", "'")
 
 
 def _backbone(record: RunRecord) -> dict:

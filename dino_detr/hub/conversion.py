@@ -69,7 +69,7 @@ def load_reference_checkpoint(state_dict_path: str | Path, config_path: str | Pa
     else:
         state = torch.load(state_dict_path, map_location="cpu", weights_only=True)
         state = state.get("model", state)
-    config = convert_config(json.loads(Path(config_path).read_text()))
+    config = convert_config(json.loads(Path(config_path).read_text(encoding="utf-8")))
     weights = convert_state_dict(state, config)
     with tempfile.TemporaryDirectory() as folder:
         # through a file, because only files are read alike by every version of transformers

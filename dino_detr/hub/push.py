@@ -106,7 +106,7 @@ def checkpoint_files(folder: Path) -> list[Path]:
     configs = [folder / name for name in _CONFIGS if (folder / name).exists()]
     code = set()
     for path in configs:
-        for reference in json.loads(path.read_text()).get("auto_map", {}).values():
+        for reference in json.loads(path.read_text(encoding="utf-8")).get("auto_map", {}).values():
             module = folder / f"{reference.split('.')[0]}.py"
             code |= {module, *map(Path, get_relative_import_files(module))}
     return configs + weights + sorted(code)

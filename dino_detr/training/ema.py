@@ -6,7 +6,18 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from ..evaluation.coco_score import FIGURES
 from .sharding import local
+
+
+def figure_of_average(name: str) -> str:
+    """
+    Return the name of a figure of COCO's as the averaged weights have it: `AP50` and `eval_AP50` become `ema_AP50`.
+
+    Where there is an average it is what a run leaves, so the best is chosen by its figures. Other names are left.
+    """
+    figure = name.removeprefix("eval_").removeprefix("ema_")
+    return f"ema_{figure}" if figure in FIGURES else name
 
 
 class WeightAverage:

@@ -3,7 +3,8 @@
 import json
 import math
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -17,6 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 from .. import __version__
 from ..modeling_dino_detr import DinoDetrForObjectDetection
 from .checkpoints import partial_folder
+from .sharding import gather, is_sharded, own_class
 from .step import Step
 from .trace import find_nonfinite
 
@@ -52,25 +54,37 @@ class StepWatch:
         if any(self._of_all(bad)):
             raise NonFinite(self._explain(step, float(gradient_norm)))
 
+    def check_predictions(self, step: Step, finite: bool) -> None:
+        """
+        On every process, after the forward pass of a sharded model: its backward pass needs all of them.
+
+        Raises:
+            NonFinite: on every process if the predictions of any are not finite.
+        """
+        if not all(self._of_all(finite)):
+            raise NonFinite(self._explain(step, math.nan))
+
     def _explain(self, step: Step, gradient_norm: float) -> str:
         report = self._report(step, gradient_norm)
+        model = self.trainer.model
+        weights = gather(model.state_dict()) if is_sharded(model) else None  # now, while all take part
         try:
-            finding = find_nonfinite(self.trainer.model, step, report["precision"])
+            finding = find_nonfinite(model, step, report["precision"])
             report |= asdict(finding) if finding else {}
         except Exception as fault:  # whatever it is must not hide why the run stopped
             report["how"] = f"unknown, because the step could not be run again: {fault!r}"
         found = self._of_all("how" in report)  # gradients are averaged: those of one process spoil those of all
         if found[report["process"]] or (report["process"] == 0 and not any(found)):
-            message = self._dump(step, report)
+            message = self._dump(step, report, weights)
         else:
             culprits = ", ".join(str(process) for process, own in enumerate(found) if own) or "0"
             message = f"process {report['process']} stopped too: what is not finite is described by process {culprits}"
         self._of_all(True)  # launchers end the others when the first is gone
         return message
 
-    def _dump(self, step: Step, report: dict) -> str:
+    def _dump(self, step: Step, report: dict, weights: dict[str, Tensor] | None) -> str:
         try:
-            dump = write_dump(Path(self.trainer.args.output_dir), self.trainer.model, step, report)
+            dump = write_dump(Path(self.trainer.args.output_dir), self.trainer.model, step, report, weights)
             last = [f"  dump       {dump}", f"Run the step again, anywhere: dino-detr replay {dump}"]
         except Exception as fault:  # a full disk, say
             last = [f"  dump       could not be written: {fault}"]
@@ -115,11 +129,18 @@ def spoiled_loss(model, batch: dict) -> Tensor:
     return math.nan * sum(p.sum() for p in model.parameters() if p.requires_grad)
 
 
-def write_dump(run_folder: Path, model: DinoDetrForObjectDetection, step: Step, report: dict) -> Path:
+def write_dump(
+    run_folder: Path,
+    model: DinoDetrForObjectDetection,
+    step: Step,
+    report: dict,
+    weights: dict[str, Tensor] | None = None,
+) -> Path:
     """
     What `replay` needs, in a folder of its own: the model, `inputs.safetensors` and `report.json`.
 
-    It gets its name when all of it is written. One that is there already stays.
+    It gets its name when all of it is written. One that is there already stays. Of a sharded model the whole `weights`
+    are wanted, which one process alone cannot gather.
 
     Returns:
         `<run_folder>/nonfinite/step-<N>`, with `-rank-<r>` where there are several processes.
@@ -132,19 +153,30 @@ def write_dump(run_folder: Path, model: DinoDetrForObjectDetection, step: Step, 
     partial = partial_folder(folder)
     shutil.rmtree(partial, ignore_errors=True)
     try:
-        model.save_pretrained(partial)
+        with own_class(model), _saved_by_any_process(model):
+            model.save_pretrained(partial, state_dict=weights)
         tensors = {"loss_normalisers": step.loss_normalisers}
         tensors |= {f"random_state.{device}": state for device, state in step.random_state.items()}
         for index, batch in enumerate(step.batches):
             seeds = torch.tensor(batch["noise_seeds"])
             tensors |= _flatten({**batch, "noise_seeds": seeds}, f"batches.{index}")
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, partial / INPUTS)
-        (partial / REPORT).write_text(json.dumps(report, indent=2) + "\n")
+        (partial / REPORT).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
         partial.rename(folder)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
     return folder
+
+
+@contextmanager
+def _saved_by_any_process(model: DinoDetrForObjectDetection) -> Iterator[None]:
+    """Inside this context `save_pretrained` writes on every process; transformers lets only the first of several."""
+    model.should_save_on_this_rank = lambda is_main_process: True
+    try:
+        yield
+    finally:
+        del model.should_save_on_this_rank
 
 
 def read_dump(dump: Path, device: torch.device) -> tuple[DinoDetrForObjectDetection, Step, dict]:
@@ -158,7 +190,7 @@ def read_dump(dump: Path, device: torch.device) -> tuple[DinoDetrForObjectDetect
         if not (dump / name).is_file():
             raise ValueError(f"{dump} is not a whole dump of a step: it has no {name}")
     try:
-        report = json.loads((dump / REPORT).read_text())
+        report = json.loads((dump / REPORT).read_text(encoding="utf-8"))
     except ValueError as fault:
         raise ValueError(f"{dump / REPORT} is damaged: {fault}") from fault
     try:

@@ -1,23 +1,45 @@
-"""Stopping when a scheduler asks for it, by SIGTERM or SIGUSR1, with everything saved."""
+"""Stopping with everything saved: when a scheduler asks for it, by SIGTERM or SIGUSR1, or a person, by Ctrl-C."""
 
+import multiprocessing
+import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
 
 from transformers import TrainerCallback
 
+from .lock import unlock_folder
+
 EXIT_STATUS = 75  # EX_TEMPFAIL of sysexits.h: try again later
+INTERRUPTED_STATUS = 130  # as shells have it after Ctrl-C: a person stopped it, and no scheduler should go on
 EVALUATION_DUE = "evaluation_due"  # a file in a checkpoint that was saved in haste, before its step was evaluated
 
-
 SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name)]  # Windows has one
+BY_SCHEDULER, BY_PERSON = 1, 2  # who asked; 0 if nobody
+AGAIN = 0.5  # seconds after which Ctrl-C is a second one; `timeout`, for one, sends it twice at once
 
 
-def outlive_first_signal(_worker_id: int) -> None:
-    """For data workers: schedulers signal them too, but the last step still needs them."""
-    for number in SIGNALS:
-        signal.signal(number, lambda number, _: signal.signal(number, signal.SIG_DFL))
+def outlive_signals(heeded, _worker_id: int) -> None:
+    """
+    Let a data worker live on when a scheduler or Ctrl-C signals its whole group: the last step still needs it.
+
+    The first SIGTERM passes while the run heeds signals (`heeded` is 1), and no longer: with that signal
+    multiprocessing ends workers when Python exits. Ctrl-C is for the parent, which ends its workers.
+    """
+    for number in (*SIGNALS, signal.SIGINT):
+        signal.signal(number, partial(_pass_once, heeded))
+
+
+def _pass_once(heeded, number: int, _frame) -> None:
+    if number == signal.SIGINT:
+        return
+    signal.signal(number, signal.SIG_DFL)
+    if not heeded.value:
+        os.kill(os.getpid(), number)
 
 
 class Preempted(Exception):
@@ -29,14 +51,25 @@ class Preemption(TrainerCallback):
     Ends training after the step in which a signal came, with a checkpoint.
 
     An evaluation takes too long for the time that schedulers give: one that is due, or under way, is made up for when
-    the run is resumed.
+    the run is resumed. A second Ctrl-C ends the process at once; checkpoints get their names when they are whole.
     """
 
-    def __init__(self, trainer):
-        self.trainer = trainer
-        self.asked = False  # of this process
-        self.agreed = False  # known to all processes, and acted upon by all after the same step
+    def __init__(self, folder: str):
+        self.folder = Path(folder)  # of the run
+        self.asked = 0  # of this process: by whom
+        self.agreed = 0  # known to all processes, and acted upon by all after the same step
         self.evaluation_due = False
+        self._since = 0.0
+        self._process = os.getpid()
+        self._heeded = multiprocessing.RawValue("b", 0)  # data workers see it too
+
+    @property
+    def worker_init_fn(self):
+        return partial(outlive_signals, self._heeded)
+
+    @property
+    def exit_status(self) -> int:
+        return INTERRUPTED_STATUS if self.agreed == BY_PERSON else EXIT_STATUS
 
     @contextmanager
     def listening(self) -> Iterator[None]:
@@ -44,15 +77,31 @@ class Preemption(TrainerCallback):
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        former = {number: signal.signal(number, self._ask) for number in SIGNALS}
-        try:
-            yield
-        finally:
-            for number, handler in former.items():
-                signal.signal(number, handler)
+        with _handled([*SIGNALS, signal.SIGINT], self._ask):
+            self._heeded.value = 1
+            try:
+                yield
+            finally:
+                self._heeded.value = 0
 
-    def _ask(self, *_):
-        self.asked = True
+    def _ask(self, number, frame):
+        if os.getpid() != self._process:  # a data worker of an evaluation: forked, it has this handler too
+            _pass_once(self._heeded, number, frame)
+        elif number != signal.SIGINT:
+            self.asked = max(self.asked, BY_SCHEDULER)
+        elif self.asked == BY_PERSON:
+            if time.monotonic() - self._since > AGAIN:
+                self._end_at_once()
+        else:
+            self.asked, self._since = BY_PERSON, time.monotonic()
+            _tell("dino-detr: stopping after this step, with a checkpoint; Ctrl-C again ends at once")
+
+    def _end_at_once(self) -> None:
+        unlock_folder(self.folder)
+        for child in multiprocessing.active_children():
+            child.kill()
+        _tell("dino-detr: stopped at once by a second Ctrl-C; go on with --resume_from_checkpoint latest")
+        os._exit(INTERRUPTED_STATUS)
 
     def on_step_end(self, args, state, control, **kwargs):
         if self.agreed:
@@ -66,3 +115,35 @@ class Preemption(TrainerCallback):
             ended = abs(state.epoch - round(state.epoch)) < 1e-6
             self.evaluation_due |= ended and control.should_evaluate
             control.should_evaluate, control.should_save = False, ended
+
+
+@contextmanager
+def stopping_at_once() -> Iterator[None]:
+    """
+    Inside this context, but outside of `Preemption.listening`, a scheduler's signal ends the process with a line and
+    the status that says "again". It is as when Python exits: what a run holds is given back.
+    """
+
+    def stop(number, _):
+        _tell(f"dino-detr: stopped by {signal.Signals(number).name} before the first step or after the last")
+        raise SystemExit(EXIT_STATUS)
+
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    with _handled(SIGNALS if in_main_thread else [], stop):
+        yield
+
+
+@contextmanager
+def _handled(signals: list[int], handler) -> Iterator[None]:
+    former = {number: signal.signal(number, handler) for number in signals}
+    try:
+        yield
+    finally:
+        for number, handler_before in former.items():
+            signal.signal(number, signal.SIG_DFL if handler_before is None else handler_before)
+
+
+def _tell(line: str) -> None:
+    """To the terminal, by the main process, without Python's buffer: a signal may come while that is being written."""
+    if os.environ.get("RANK", "0") == "0":
+        os.write(2, f"\n{line}\n".encode())

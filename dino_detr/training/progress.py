@@ -1,6 +1,35 @@
 """What the terminal shows of a run; the rest is in the run folder."""
 
+import logging as python_logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from transformers import ProgressCallback
+from transformers.utils import logging
+
+
+@contextmanager
+def without_bars_of_weights() -> Iterator[None]:
+    """Leave out transformers' bars of reading and writing weights, one for each checkpoint."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+@contextmanager
+def without_load_report() -> Iterator[None]:
+    """Leave out transformers' table of weights that do not fit, where we say ourselves what becomes of them."""
+    loader = python_logging.getLogger("transformers.modeling_utils")
+    level = loader.level
+    loader.setLevel(python_logging.ERROR)
+    try:
+        yield
+    finally:
+        loader.setLevel(level)
 
 
 class ProgressBar(ProgressCallback):
@@ -26,12 +55,17 @@ class ProgressBar(ProgressCallback):
         super().on_evaluate(args, state, control, **kwargs)
         if self.training_bar is None:
             return
-        names = ("AP", "AP50", "ema_AP", "ema_AP50", "seconds")
+        names = dict.fromkeys(("AP", "AP50", "ema_AP", "ema_AP50", _best_figure(args), "seconds"))
         figures = {name: metrics[f"eval_{name}"] for name in names if f"eval_{name}" in metrics}
         line = ", ".join(f"{name} {value:.3f}" for name, value in figures.items() if name != "seconds")
         self.training_bar.write(f"step {state.global_step}: {line} ({figures.get('seconds', 0):.0f} s)")
 
     def _show_best(self, args, state) -> None:
         if state.best_metric is not None:
-            self.shown[f"best {args.metric_for_best_model.removeprefix('eval_')}"] = f"{state.best_metric:.3f}"
+            self.shown[f"best {_best_figure(args)}"] = f"{state.best_metric:.3f}"
         self.training_bar.set_postfix(self.shown, refresh=False)
+
+
+def _best_figure(args) -> str:
+    """By which the best weights are chosen."""
+    return (args.metric_for_best_model or "AP").removeprefix("eval_")

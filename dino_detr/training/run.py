@@ -1,25 +1,35 @@
 """A training run from options to run folder."""
 
 import json
+import shlex
 from pathlib import Path
 
 from datasets import Dataset
 from transformers import set_seed
 from transformers.utils import logging
 
-from ..data import category_ids, class_names
+from ..data import category_ids, class_names, list_splits
 from ..data.augmentation import Augmentation, build_augmentation
 from ..data.check import Report, check_split, summarise
 from ..data.findings import KEPT_EXAMPLES
 from ..data.samples import TrainingSamples, count_objects, drop_images_without_boxes
+from ..data.splits import how_to_share, share_splits, split_part
+from ..evaluation.coco_results import format_figure
+from ..evaluation.operating_point import readable_threshold
 from ..evaluation.report import write_report
 from ..hub.cards import write_card
 from ..image_processing_dino_detr import DinoDetrImageProcessor
+from .checks import check_run_length
+from .lock import check_lock
 from .options import DinoDetrTrainingArguments
-from .output_dir import check_space, claim_output_dir
+from .out_of_memory import explain_out_of_memory
+from .outlook import announce
+from .output_dir import check_space, claim_output_dir, release_output_dir
 from .preemption import Preempted
+from .progress import without_bars_of_weights
 from .run_folder import RunFolder, draw_sample_detections
-from .sharding import gather, own_class, whole_parameters
+from .run_length import settle_run_length
+from .sharding import gather, own_class
 from .starting_point import build_model
 from .trainer import DetectionTrainer
 
@@ -38,11 +48,21 @@ def prepare(options: DinoDetrTrainingArguments) -> DetectionTrainer:
     """
     augmentation = augmentation_of(options)
     options.resume_from_checkpoint = claim_output_dir(options)
+    try:
+        return _prepare(options, augmentation)
+    except BaseException:
+        release_output_dir(options)
+        raise
+
+
+def _prepare(options: DinoDetrTrainingArguments, augmentation: Augmentation) -> DetectionTrainer:
     set_seed(options.seed)
-    if Path(options.dataset).is_file() and options.train_split != options.eval_split:
+    _set_aside(options)
+    splits = options.train_split, options.eval_split
+    if Path(options.dataset).is_file() and splits[0] != splits[1] and not all(split_part(split)[1] for split in splits):
         raise ValueError(
-            f"{options.dataset} is one split, to train on or to evaluate on: put files of both, "
-            f"{options.train_split}.json and {options.eval_split}.json, into a folder and give that as dataset"
+            f"{options.dataset} is one split, to train on or to evaluate on: put files of both, {splits[0]}.json and "
+            f"{splits[1]}.json, into a folder and give that as dataset. {how_to_share(list_splits(options.dataset)[0])}"
         )
     reports = _check(options)
     train_rows, eval_rows = drop_images_without_boxes(reports[0].rows), reports[-1].rows
@@ -55,10 +75,13 @@ def prepare(options: DinoDetrTrainingArguments) -> DetectionTrainer:
             f"{options.dataset}: the classes of {options.train_split} {class_names(train_rows)} are not those of "
             f"{options.eval_split} {class_names(eval_rows)}"
         )
+    steps = settle_run_length(options, len(train_rows))
+    check_run_length(options, steps, options.forgiven)
     model = build_model(options, class_names(train_rows), category_ids(train_rows))
     check_space(options, model)
     for split, rows in ((options.train_split, train_rows), (options.eval_split, eval_rows)):
         _warn_of_crowded_images(split, rows, model.config.num_queries)
+    announce(options, model, steps, train_rows, eval_rows)
     processor = DinoDetrImageProcessor(
         size={"shortest_edge": max(options.image_sizes), "longest_edge": options.max_image_size}
     )
@@ -70,6 +93,23 @@ def prepare(options: DinoDetrTrainingArguments) -> DetectionTrainer:
         eval_dataset=eval_rows,
         callbacks=[RunFolder(options)],
     )
+
+
+def _set_aside(options: DinoDetrTrainingArguments) -> None:
+    """With `val_share`, the split to train on becomes two parts, one to train and one to evaluate on."""
+    if options.val_share is None or options.overfit_images is not None:
+        return
+    split, part = split_part(options.train_split)
+    if part:
+        raise ValueError(f"val_share takes a share of a whole split, and train_split={options.train_split} is a part")
+    with options.main_process_first(local=False, desc="looking at the splits"):  # the others find it in the cache
+        available = list_splits(options.dataset)
+    if len(available) == 1 and split != available[0]:
+        logger.warning(f"{options.dataset}: {options.val_share:.0%} of its only split, {available[0]}, are set aside")
+        split = available[0]
+    options.train_split, options.eval_split = share_splits(split, options.val_share)
+    options.recipe |= {"train_split": options.train_split, "eval_split": options.eval_split}
+    options.recipe.pop("val_share", None)  # it is in both now
 
 
 def _check(options: DinoDetrTrainingArguments) -> list[Report]:
@@ -115,6 +155,8 @@ def _warn_of_crowded_images(split: str, rows: Dataset, num_queries: int) -> None
         )
 
 
+@explain_out_of_memory
+@without_bars_of_weights()
 def train(trainer: DetectionTrainer) -> dict[str, float]:
     """
     Train, evaluate, and leave the best weights and everything about the run in the run folder.
@@ -123,8 +165,17 @@ def train(trainer: DetectionTrainer) -> dict[str, float]:
         The figures of the best weights on the evaluation split.
 
     Raises:
+        OutOfMemory: if there was not enough memory, with what takes less.
         Preempted: if a signal asked to stop; the last checkpoint is of the moment it came.
+        FolderLost: if another run has taken the folder meanwhile.
     """
+    try:
+        return _train(trainer)
+    finally:
+        release_output_dir(trainer.args)
+
+
+def _train(trainer: DetectionTrainer) -> dict[str, float]:
     if trainer.uploads is not None:
         trainer.uploads.start()
     with trainer.preemption.listening():
@@ -136,40 +187,65 @@ def train(trainer: DetectionTrainer) -> dict[str, float]:
     folder = Path(trainer.args.output_dir)
     weights = gather(trainer.model.state_dict())
     if trainer.is_world_process_zero():
+        check_lock(folder)
         with own_class(trainer.model):
             trainer.model.save_pretrained(folder, state_dict=weights)
         trainer.processor.save_pretrained(folder)
-    with whole_parameters(trainer.model):
-        if trainer.is_world_process_zero():
-            try:
-                draw_sample_detections(trainer.model, trainer.processor, trainer.eval_dataset, folder)
-            except Exception as fault:  # the run is done but for this
-                logger.warning(f"plots/detections.png could not be drawn: {fault!r}")
     if trainer.is_world_process_zero():
-        content = {"step": trainer.step_of_weights, **figures, "per_class": trainer.per_class}
-        (folder / "figures.json").write_text(json.dumps(content, indent=2) + "\n")
-        write_card(folder)
-        _write_report(trainer, figures)
-        if trainer.args.overfit_images is not None:
-            print(_overfit_verdict(trainer.args.overfit_images, figures["AP50"]))
+        _describe(trainer, figures)
     trainer.accelerator.wait_for_everyone()
     if trainer.uploads is not None:  # the other processes need not wait
         trainer.uploads.finish()
     return figures
 
 
-def _write_report(trainer: DetectionTrainer, figures: dict[str, float]) -> None:
+def _describe(trainer: DetectionTrainer, figures: dict[str, float]) -> None:
+    """Write what a reader wants of a run: its figures, report, pictures and card, and what to type next."""
+    folder, figures = Path(trainer.args.output_dir), {**figures, "per_class": trainer.per_class}
+    report = _write_report(trainer, figures)
+    threshold = readable_threshold(report["operating_point"]["score"] if report else None)
+    content = {"step": trainer.step_of_weights, "threshold": threshold, **figures}
+    try:
+        draw_sample_detections(folder, trainer.eval_dataset, *trainer.last_detections, threshold)
+    except Exception as fault:  # the run is done but for this
+        logger.warning(f"plots/detections.png could not be drawn: {fault!r}")
+    (folder / "figures.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    write_card(folder)
+    if trainer.args.overfit_images is not None:
+        print(_overfit_verdict(trainer.args.overfit_images, figures["AP50"]))
+    print(farewell(trainer, figures, threshold))
+
+
+def _write_report(trainer: DetectionTrainer, figures: dict) -> dict | None:
+    """Write the report of the best weights. Returns what it holds; None if it could not be written."""
     options = trainer.args
     split = options.eval_split
     if options.overfit_images is not None:
         split = f"the first {options.overfit_images} of {options.train_split}, learned by heart"
     evaluated = {"checkpoint": options.output_dir, "data set": options.dataset, "split": split}
-    figures = {**figures, "per_class": trainer.per_class}
     try:
         folder = Path(options.output_dir) / "report"
-        write_report(folder, evaluated, figures, *trainer.last_detections, trainer.eval_dataset)
+        return write_report(folder, evaluated, figures, *trainer.last_detections, trainer.eval_dataset)
     except Exception as fault:
         logger.warning(f"The report could not be written: {fault!r}")
+        return None
+
+
+def farewell(trainer: DetectionTrainer, figures: dict, threshold: float) -> str:
+    """Return what a run says at its end: how good it is, where it lies, and what can be done with it."""
+    options, folder = trainer.args, trainer.args.output_dir
+    return "\n".join(
+        [
+            f"Best AP {format_figure(figures['AP'])} (AP50 {format_figure(figures['AP50'])}) on {options.eval_split}, "
+            f"at step {trainer.step_of_weights} of {trainer.state.global_step}; all of it is in {folder}:",
+            f"  report      {Path(folder) / 'report' / 'report.html'}",
+            f"  pictures    {Path(folder) / 'plots' / 'detections.png'} (scores above {threshold:.3g})",
+            f"  curves      {Path(folder) / 'plots' / 'box_ap.png'}",
+            "Next:",
+            f"  dino-detr predict {shlex.quote(str(folder))} IMAGE ... --output found",
+            f"  dino-detr push {shlex.quote(str(folder))} YOU/NAME",
+        ]
+    )
 
 
 def _overfit_verdict(count: int, ap50: float) -> str:

@@ -8,16 +8,18 @@ from pathlib import Path
 
 import torch
 import yaml
+from datasets import Dataset, Image
 from transformers import TrainerCallback
 from transformers.utils import logging
 
 from .. import __version__
-from ..evaluation import draw_detections, draw_plots
-from ..evaluation.detections import detect
+from ..data import class_names
+from ..data.decoding import decode_image
+from ..evaluation import draw_plots
 from ..evaluation.history import read_history
-from ..evaluation.pictures import make_grid
+from ..evaluation.pictures import draw_truth_and_detections, make_grid
 from ..hub.run_record import local_sources
-from ..image_processing_dino_detr import upright_rgb
+from .lock import check_lock
 from .options import DinoDetrTrainingArguments
 
 logger = logging.get_logger(__name__)
@@ -37,13 +39,14 @@ class RunFolder(TrainerCallback):
         if not state.is_world_process_zero:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / "recipe.yaml").write_text(yaml.safe_dump(args.recipe))
-        (self.folder / "environment.json").write_text(json.dumps(_environment(args), indent=2))
+        (self.folder / "recipe.yaml").write_text(yaml.safe_dump(args.recipe), encoding="utf-8")
+        (self.folder / "environment.json").write_text(json.dumps(_environment(args), indent=2), encoding="utf-8")
         for name in ("metrics.jsonl", "evaluation.jsonl"):
             self._forget_after(self.folder / name, state.global_step)
 
     def on_log(self, args, state, control, logs, **kwargs):
         if state.is_world_process_zero and "loss" in logs:
+            check_lock(self.folder)
             self._append("metrics.jsonl", {"step": state.global_step, **logs})
 
     def on_evaluate(self, args, state, control, metrics, **kwargs):
@@ -62,11 +65,11 @@ class RunFolder(TrainerCallback):
             return
         kept = [json.dumps(line) + "\n" for line in read_history(path) if line["step"] <= step]
         temporary = path.with_name(f".{path.name}.partial")
-        temporary.write_text("".join(kept))
+        temporary.write_text("".join(kept), encoding="utf-8")
         temporary.replace(path)
 
     def _append(self, name: str, line: dict) -> None:
-        with open(self.folder / name, "a") as file:
+        with open(self.folder / name, "a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 
 
@@ -83,20 +86,28 @@ def _environment(args) -> dict:
     }
 
 
-def draw_sample_detections(model, processor, rows, folder: Path, count: int = 12, threshold: float = 0.3) -> None:
-    """`plots/detections.png`: the first rows of a data set with what the model finds in them."""
-    model.eval()
-    count = min(count, len(rows))
-    found = {detections["image_id"]: detections for detections in detect(model, processor, rows, range(count))}
-    tiles = []
-    image_ids = rows.select_columns(["image_id"])[:count]["image_id"]
-    readable = [index for index, image_id in enumerate(image_ids) if image_id in found]
-    for row in rows.select(readable):
-        detections = found[row["image_id"]]
-        keep = detections["scores"] > threshold
-        kept = {name: detections[name][keep] for name in ("scores", "labels", "boxes")}
-        tiles.append(draw_detections(upright_rgb(row["image"]), kept, model.config.id2label))
-    if not tiles:
-        return
-    (folder / "plots").mkdir(exist_ok=True)
-    make_grid(tiles).save(folder / "plots" / "detections.png")
+def draw_sample_detections(
+    folder: Path, rows: Dataset, detections: list[dict], references: list[dict], threshold: float, count: int = 8
+) -> None:
+    """
+    Draw `plots/detections.png`: what is annotated in the first images of a data set beside what was found in them.
+
+    Args:
+        folder: the run folder.
+        rows: the data set.
+        detections, references: of an evaluation of it; images that could not be read are in neither.
+        threshold: only detections above it are drawn.
+    """
+    found = {entry["image_id"]: entry for entry in detections}
+    truth = {entry["image_id"]: entry for entry in references}
+    shown = [index for index, image_id in enumerate(rows["image_id"]) if image_id in found][:count]
+    names = dict(enumerate(class_names(rows)))
+    tiles = [
+        draw_truth_and_detections(
+            decode_image(row["image"]), truth[row["image_id"]], found[row["image_id"]], names, threshold
+        )
+        for row in rows.select(shown).cast_column("image", Image(decode=False))
+    ]
+    if tiles:
+        (folder / "plots").mkdir(exist_ok=True)
+        make_grid(tiles, columns=2, gap=24).save(folder / "plots" / "detections.png")

@@ -6,6 +6,7 @@ Checkpoints hold whole tensors, as those of every other layout, so that a run ma
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import wraps
 
 import torch
 from accelerate import Accelerator
@@ -16,6 +17,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.utils._pytree import tree_map
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from ..matching import NonFinitePredictions
 from ..modeling_dino_detr import DinoDetrForObjectDetection
 
 
@@ -33,8 +35,49 @@ def prepare_sharding(model: nn.Module, accelerator: Accelerator) -> None:
         names |= {"Block" for module in model.modules() if type(module).__name__ == "Block"}  # timm's
         plugin.transformer_cls_names_to_wrap = sorted(names)
     plugin.mixed_precision_policy = MixedPrecisionPolicy()
-    model.forward = accelerator.autocast()(model.forward)
+    model.forward = _ending_everywhere(accelerator.autocast()(model.forward))
     model.get_input_embeddings = lambda: None  # it asks; a detector has none, and transformers raises
+
+
+def _ending_everywhere(forward):
+    """
+    Return the exception of predictions that are not finite instead of raising it, for `Step.forward` to raise.
+
+    FSDP2 looks after its parameters when a forward pass has ended, and would not when one is left by an exception. The
+    processes whose predictions are finite would then wait in a collective for those whose are not.
+    """
+
+    @wraps(forward)
+    def ending(*args, **kwargs):
+        try:
+            return forward(*args, **kwargs)
+        except NonFinitePredictions as fault:
+            return fault
+
+    return ending
+
+
+def is_sharded(model: nn.Module) -> bool:
+    return isinstance(model, FSDPModule)
+
+
+@contextmanager
+def alone(model: nn.Module) -> Iterator[None]:
+    """
+    Inside this context each process may run forward and backward passes that the others do not run. All enter it, and
+    all leave it. A gradient is then the process's own. A model that is not sharded is left as it is.
+    """
+    if not is_sharded(model):
+        yield
+        return
+    model.set_requires_gradient_sync(False)
+    model.set_reshard_after_backward(False)
+    try:
+        with whole_parameters(model):
+            yield
+    finally:
+        model.set_requires_gradient_sync(True)
+        model.set_reshard_after_backward(True)
 
 
 @contextmanager

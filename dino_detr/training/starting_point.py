@@ -8,6 +8,7 @@ from transformers.utils import logging
 from ..configuration_dino_detr import DinoDetrConfig
 from ..modeling_dino_detr import DinoDetrForObjectDetection
 from .options import DinoDetrTrainingArguments
+from .progress import without_load_report
 
 logger = logging.get_logger(__name__)
 
@@ -53,9 +54,10 @@ def load_for_fine_tuning(
     if id2label is not None:
         changes |= {"id2label": id2label, "label2id": None, "category_ids": config_arguments.get("category_ids")}
     config = DinoDetrConfig(**(former.to_dict() | changes))
-    model, loading = DinoDetrForObjectDetection.from_pretrained(
-        source, config=config, ignore_mismatched_sizes=True, output_loading_info=True
-    )
+    with without_load_report():
+        model, loading = DinoDetrForObjectDetection.from_pretrained(
+            source, config=config, ignore_mismatched_sizes=True, output_loading_info=True
+        )
     weights = model.state_dict()
     unfit = [str(key[0] if isinstance(key, tuple) else key) for key in loading["mismatched_keys"]]
     unfit = sorted(name for name in unfit if not _OF_CLASSES.fullmatch(name) and name != _QUERIES)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..denoising import draw_denoising_queries
-from ..matching import Targets
+from ..matching import NonFinitePredictions, Targets
 from ..modeling_dino_detr import DinoDetrObjectDetectionOutput
 
 
@@ -30,7 +30,12 @@ class Step:
     losses: list[Tensor] = field(default_factory=list)
 
     def forward(self, model, config, batch: dict) -> DinoDetrObjectDetectionOutput:
-        """A micro-batch with its denoising queries through the model, which has this config."""
+        """
+        A micro-batch with its denoising queries through the model, which has this config.
+
+        Raises:
+            NonFinitePredictions: if they are not, also by a sharded model, whose own forward pass does not raise.
+        """
         inputs = {name: value for name, value in batch.items() if name != "noise_seeds"}
         denoising_queries = draw_denoising_queries(
             Targets.from_labels(inputs["labels"], len(batch["noise_seeds"]), inputs["pixel_values"].device),
@@ -41,7 +46,10 @@ class Step:
             most=self.most_boxes,
             seeds=batch["noise_seeds"],
         )
-        return model(**inputs, denoising_queries=denoising_queries, loss_normalisers=self.loss_normalisers)
+        outputs = model(**inputs, denoising_queries=denoising_queries, loss_normalisers=self.loss_normalisers)
+        if isinstance(outputs, NonFinitePredictions):
+            raise outputs
+        return outputs
 
 
 def random_state(device: torch.device) -> dict[str, Tensor]:

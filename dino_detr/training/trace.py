@@ -10,6 +10,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from ..loss import term_suffixes
 from ..matching import NonFinitePredictions
 from ..modeling_dino_detr import DinoDetrForObjectDetection
+from .sharding import alone
 from .step import Step, set_random_state
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -43,7 +44,8 @@ def find_nonfinite(model: DinoDetrForObjectDetection, step: Step, precision: str
     """
     Run a step again, forward and backward, and look at what every module takes and gives.
 
-    The gradients of the model are lost. In fp16 they are not looked at: where they overflow, the loss is scaled down.
+    Each process runs its own part of a sharded model's step; all must call this. The gradients of the model are lost.
+    In fp16 they are not looked at: where they overflow, the loss is scaled down.
 
     Args:
         model: with the weights the step began with, in training mode, where the step's batches are.
@@ -55,17 +57,23 @@ def find_nonfinite(model: DinoDetrForObjectDetection, step: Step, precision: str
     device = step.batches[0]["pixel_values"].device
     set_random_state(step.random_state, device)
     model.zero_grad(set_to_none=True)
-    finding = None
+    with alone(model):
+        finding = _find_in_batches(model, step, precision)
+        model.zero_grad(set_to_none=True)
+    return finding
+
+
+def _find_in_batches(model: DinoDetrForObjectDetection, step: Step, precision: str) -> Finding | None:
     for index, batch in enumerate(step.batches):
         with _Trace(model, index) as trace:
             terms = trace.run(step, batch, precision)
-        if trace.finding is not None:
-            finding = trace.finding
+        if (finding := trace.finding) is not None:
             finding.terms = sorted(terms, key=_place_in_network)
-            finding.weights = [name for name, weight in model.state_dict().items() if not _finite(weight)]
-            break
-    model.zero_grad(set_to_none=True)
-    return finding
+            # (no state dict: of a sharded model that has shards)
+            weights = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
+            finding.weights = [name for name, weight in weights if not _finite(weight)]
+            return finding
+    return None
 
 
 @dataclass

@@ -13,7 +13,6 @@ from safetensors import SafetensorError
 from transformers import ProgressCallback, Trainer
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 from transformers.trainer_callback import ExportableState, TrainerCallback, TrainerState
-from transformers.trainer_utils import rotate_checkpoints
 from transformers.utils import logging
 
 from ..data import category_ids, class_names
@@ -24,36 +23,40 @@ from ..evaluation.coco_score import FIGURES
 from ..evaluation.detections import detect, references
 from ..matching import NonFinitePredictions
 from ..modeling_dino_detr import DinoDetrForObjectDetection
-from .checkpoints import partial_folder, publish_checkpoint
+from .checkpoints import delete_oldest, list_files, partial_folder, publish_checkpoint
 from .compilation import compile_layers
 from .early_stopping import EarlyStopping
 from .ema import WeightAverage
+from .lock import check_lock
 from .memory import peak_memory_mib
 from .nonfinite import StepWatch, spoiled_loss
 from .optimizer import build_optimizer, build_step_schedule
 from .output_dir import checkpoint_size
-from .preemption import EVALUATION_DUE, Preempted, Preemption, outlive_first_signal
+from .preemption import EVALUATION_DUE, Preempted, Preemption
 from .progress import ProgressBar
-from .sharding import gather, load_optimizer, load_weights, own_class, prepare_sharding, whole_parameters
+from .sharding import gather, is_sharded, load_optimizer, load_weights, own_class, prepare_sharding, whole_parameters
 from .step import Step, random_state
 from .unreadable import UnreadableImages
-from .uploads import Uploads
+from .uploads import Uploads, without_tokens
 from .zero_ap import explain_zero_ap
 
 logger = logging.get_logger(__name__)
 
 
-class _KeepAverage(TrainerCallback):
-    """Starts the trainer's average of the weights when they are in place, and follows them."""
+class _Resume(TrainerCallback):
+    """Puts in place what a trainer has beside transformers' own when training begins, and follows the weights."""
 
     def __init__(self, trainer: "DetectionTrainer"):
         self.trainer = trainer
 
     def on_train_begin(self, args, state, control, **kwargs):
-        self.trainer.start_average(args.resume_from_checkpoint)
+        self.trainer.find_best()
+        if args.ema_decay is not None:
+            self.trainer.start_average(args.resume_from_checkpoint)
 
     def on_step_end(self, args, state, control, **kwargs):
-        self.trainer.ema.update()
+        if self.trainer.ema is not None:
+            self.trainer.ema.update()
 
 
 class DetectionTrainer(Trainer):
@@ -82,8 +85,7 @@ class DetectionTrainer(Trainer):
             self.remove_callback(ProgressCallback)
             self.add_callback(ProgressBar)
         self.ema: WeightAverage | None = None
-        if self.args.ema_decay is not None:
-            self.add_callback(_KeepAverage(self))
+        self.add_callback(_Resume(self))
         self.early_stopping: EarlyStopping | None = None
         if self.args.early_stopping_patience is not None:
             self.early_stopping = EarlyStopping(self.args.early_stopping_patience)
@@ -91,7 +93,7 @@ class DetectionTrainer(Trainer):
         self.uploads: Uploads | None = None  # of the main process
         if self.args.push_to_hub and self.is_world_process_zero():
             self.uploads = Uploads(self.args)
-        self.preemption = Preemption(self)
+        self.preemption = Preemption(self.args.output_dir)
         self.add_callback(self.preemption)
         self.processor = processor
         self.model_accepts_loss_kwargs = False  # the loss is normalised by boxes, not by items the Trainer counts
@@ -111,7 +113,7 @@ class DetectionTrainer(Trainer):
     def get_train_dataloader(self):
         loader = super().get_train_dataloader()
         # (samples bring their own seeds)
-        getattr(loader, "base_dataloader", loader).worker_init_fn = outlive_first_signal
+        getattr(loader, "base_dataloader", loader).worker_init_fn = self.preemption.worker_init_fn
         return loader
 
     def create_optimizer(self, model=None) -> torch.optim.Optimizer:
@@ -152,6 +154,8 @@ class DetectionTrainer(Trainer):
     def _save_checkpoint(self, model, trial) -> None:
         """As transformers' own, but in a folder that gets its name when all is there: a kill leaves no half of one."""
         checkpoint = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+        if self.is_world_process_zero():
+            check_lock(checkpoint.parent)
         try:
             self._write_checkpoint(model, partial_folder(checkpoint))
         except (OSError, RuntimeError, SafetensorError) as fault:
@@ -165,9 +169,8 @@ class DetectionTrainer(Trainer):
             ) from fault
         if self.is_world_process_zero():
             publish_checkpoint(checkpoint)
-            rotate_checkpoints(
-                self.args.output_dir, self.args.save_total_limit, self.state.best_model_checkpoint, use_mtime=True
-            )
+            limit, best = self.args.save_total_limit, self.state.best_model_checkpoint
+            delete_oldest(checkpoint.parent, limit, self.state.global_step, best)
             if self.uploads is not None:
                 self.uploads.offer(self.state)
         self.accelerator.wait_for_everyone()
@@ -191,12 +194,23 @@ class DetectionTrainer(Trainer):
             if self.preemption.evaluation_due:
                 (partial / EVALUATION_DUE).touch()
         self.accelerator.wait_for_everyone()
+        if self.is_world_process_zero():
+            list_files(partial)
 
     def _save_weights(self, folder: Path) -> None:
         weights = gather(self.model.state_dict())
         if self.args.should_save:
             with own_class(self.model):
                 self._save(str(folder), state_dict=weights)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        """As transformers', which pickles the options too: without their secrets."""
+        options = self.args
+        self.args = without_tokens(options)
+        try:
+            super()._save(output_dir, state_dict=state_dict)
+        finally:
+            self.args = options
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         """As transformers', but the same files whether parameters are sharded or not."""
@@ -206,7 +220,7 @@ class DetectionTrainer(Trainer):
             torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER_NAME)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        if checkpoint is None or not (Path(checkpoint) / OPTIMIZER_NAME).exists():  # of save_only_model
+        if checkpoint is None:
             return
         # by way of the CPU (transformers 5.17 cannot load on several CPU processes)
         optimizer, scheduler = (
@@ -222,6 +236,14 @@ class DetectionTrainer(Trainer):
         if self.state.best_global_step and (self.state.best_global_step == self.state.global_step or best.exists()):
             self.state.best_model_checkpoint = str(best)
 
+    def find_best(self) -> None:
+        """Find the best checkpoint of a run that goes on: in this folder, which may have been moved, or not at all."""
+        self._name_best()
+        best = self.state.best_model_checkpoint
+        if best is not None and not Path(best).is_dir():
+            logger.warning(f"{best}, the best checkpoint so far, is not there any more: the best is looked for anew")
+            self.state.best_model_checkpoint = self.state.best_global_step = self.state.best_metric = None
+
     def _save_state(self, folder: Path) -> None:
         for part in [*self.callback_handler.callbacks, self.control]:
             if isinstance(part, ExportableState):
@@ -235,11 +257,9 @@ class DetectionTrainer(Trainer):
         self.ema = WeightAverage(self.model, self.args.ema_decay)
         if checkpoint is not None:
             folder = Path(checkpoint) / "ema"
-            if folder.is_dir():
+            if folder.is_dir():  # (else `find_inexact` has said so)
                 with self.ema.applied():
                     self._load_from_checkpoint(str(folder))
-            else:
-                logger.warning(f"{checkpoint} has no average of the weights: it starts from these weights")
 
     @property
     def step_of_weights(self) -> int:
@@ -265,6 +285,7 @@ class DetectionTrainer(Trainer):
         An evaluation that was due when it was cut off is made up for first: it may be the one that ends the run.
         """
         self.state = state = TrainerState.load_from_json(str(Path(checkpoint) / "trainer_state.json"))
+        self.find_best()
         if self.early_stopping is not None:
             self.early_stopping.restore(state)
         self.model.to(self.args.device)
@@ -316,9 +337,9 @@ class DetectionTrainer(Trainer):
         """
         counts = [len(label["class_labels"]) for batch in batches for label in batch["labels"]]
         denoised = sum(min(count, self.model.config.num_denoising) for count in counts)
-        numbers = [[int(self.preemption.asked), max(counts), unreadable, len(counts), sum(counts), denoised]]
+        numbers = [[self.preemption.asked, max(counts), unreadable, len(counts), sum(counts), denoised]]
         numbers = self.gather_numbers(torch.tensor(numbers))
-        self.preemption.agreed = bool(numbers[:, 0].any())
+        self.preemption.agreed = int(numbers[:, 0].max())
         self._unreadable.count(*numbers[:, 2:4].sum(0).tolist())
         totals = numbers[:, 4:].sum(0).float().clamp(min=1)
         # the losses of the parts are averaged
@@ -339,11 +360,14 @@ class DetectionTrainer(Trainer):
             self._step.random_state = random_state(self.args.device)
         try:
             outputs = self._step.forward(model, self.model.config, inputs)
+            self._step.losses.append(outputs.loss.detach())
         except NonFinitePredictions:
-            loss = spoiled_loss(model, inputs)  # the run ends before the optimiser's step
-            self._step.losses.append(loss.detach())
-            return loss
-        self._step.losses.append(outputs.loss.detach())
+            outputs = None
+            self._step.losses.append(torch.tensor(torch.nan, device=self.args.device))
+        if is_sharded(self.model):
+            self._watch.check_predictions(self._step, outputs is not None)
+        if outputs is None:
+            return spoiled_loss(model, inputs)  # the run ends before the optimiser's step
         for name, term in outputs.loss_dict.items():  # summed on the device: nothing waits
             self._terms[name] = self._terms.get(name, 0) + term.detach()
         self._steps += 1
@@ -425,6 +449,7 @@ class DetectionTrainer(Trainer):
         if self.args.world_size > 1:
             asked, detections = gather_object(asked), gather_object(detections)
         if any(asked):
+            self.preemption.agreed = int(max(asked))
             raise Preempted
         figures = [None]
         if self.is_world_process_zero():
@@ -436,7 +461,9 @@ class DetectionTrainer(Trainer):
                 self.last_detections = detections, truth
             if explain_zero:
                 folder, ap50 = Path(self.args.output_dir), figures[0]["AP50"]
-                explain_zero_ap(folder, self.state, ap50, detections, truth, rows, self.train_dataset, at_end)
+                warmup = self.args.get_warmup_steps(self.state.max_steps)
+                rate = warmup, self.args.learning_rate
+                explain_zero_ap(folder, self.state, ap50, detections, truth, rows, self.train_dataset, at_end, *rate)
         if self.args.world_size > 1:
             broadcast_object_list(figures)
         return figures[0]

@@ -1,5 +1,6 @@
 """`push_to_hub`: a run's best weights go to the Hub while it trains."""
 
+import copy
 import json
 import os
 import queue
@@ -22,6 +23,15 @@ logger = logging.get_logger(__name__)
 
 RETRY_AFTER = (5, 30)  # seconds
 STAGED = ".push"  # in the run folder: what is being uploaded
+
+
+def without_tokens(options: DinoDetrTrainingArguments) -> DinoDetrTrainingArguments:
+    """Return a copy that may be written to a file: options that end in `_token` are None."""
+    safe = copy.copy(options)
+    for name in vars(options):
+        if name.endswith("_token"):
+            setattr(safe, name, None)
+    return safe
 
 
 class Uploads:
@@ -101,7 +111,7 @@ class Uploads:
         for line in read_history(self.folder / "evaluation.jsonl"):
             if line["step"] == step:
                 figures = {"step": step} | {name: line[prefix + name] for name in FIGURES}
-                (staged / "figures.json").write_text(json.dumps(figures))
+                (staged / "figures.json").write_text(json.dumps(figures), encoding="utf-8")
         return staged
 
     def _work(self) -> None:

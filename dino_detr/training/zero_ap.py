@@ -9,7 +9,7 @@ from transformers.utils import logging
 from ..data import class_names
 from ..data.rows import values_of_objects
 from ..data.samples import TrainingSamples
-from ..evaluation.diagnosis import AP50_OF_A_RIDDLE, diagnose
+from ..evaluation.diagnosis import AP50_OF_A_RIDDLE, LearningRate, diagnose
 
 logger = logging.get_logger(__name__)
 
@@ -25,17 +25,26 @@ def explain_zero_ap(
     rows: Dataset,
     train_samples: TrainingSamples,
     at_end: bool,
+    warmup_steps: int = 0,
+    learning_rate: float | None = None,
 ) -> None:
     """
     Log a diagnosis and write it to `diagnosis.txt` if AP50 is about 0, though the training loss has fallen or training
     is over. A fault in it is reported and never stops training.
+
+    Args:
+        warmup_steps, learning_rate: the steps over which the learning rate rises, and what it rises to.
     """
     if ap50 >= AP50_OF_A_RIDDLE:
         return
-    losses = [line["loss"] for line in state.log_history if "loss" in line]
-    loss = (losses[0], losses[-1]) if losses else None
-    if not at_end and (loss is None or loss[1] >= _FALLEN * loss[0]):
+    logged = [line for line in state.log_history if "loss" in line]
+    loss = tuple(line["loss"] for line in logged[:1] + logged[1:][-1:]) or None  # a line is not its own successor
+    if not at_end and (loss is None or loss[-1] >= _FALLEN * loss[0]):
         return
+    rate = None
+    if learning_rate is not None:
+        rates = [line["learning_rate"] for line in logged if "learning_rate" in line]
+        rate = LearningRate(state.global_step, warmup_steps, max(rates, default=None), learning_rate)
     try:
         diagnosis = diagnose(
             detections,
@@ -44,6 +53,7 @@ def explain_zero_ap(
             class_names=class_names(rows),
             trained_labels=set(values_of_objects(train_samples.rows, "category")),
             loss=loss,
+            rate=rate,
         )
         heading = f"AP50 is {max(ap50, 0):.3f} at step {state.global_step}. What the evaluation saw:"
         text = f"{heading}\n{diagnosis}"

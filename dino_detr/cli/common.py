@@ -1,0 +1,51 @@
+"""What several verbs share."""
+
+import argparse
+import sys
+from pathlib import Path
+
+
+def add_post_processing(verb: argparse.ArgumentParser) -> None:
+    """Add the options that leave out duplicate detections."""
+    verb.add_argument("--one_label_per_query", action="store_true", help="no box under several labels")
+    verb.add_argument(
+        "--nms_threshold", type=float, metavar="IOU", help="drop what overlaps a better detection by more (default: no)"
+    )
+
+
+def post_processing(options: argparse.Namespace) -> dict:
+    """Return the keyword arguments that `add_post_processing` stands for."""
+    return {"one_label_per_query": options.one_label_per_query, "nms_threshold": options.nms_threshold}
+
+
+def add_device(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: a GPU if there is one)")
+
+
+def checked_rows(dataset: str, split: str):
+    """Return the rows that training would evaluate on. What is done to them is written to the terminal."""
+    from ..data.check import check_split
+
+    report = check_split(dataset, split)
+    if report.defects:
+        print(report.format(), file=sys.stderr)
+    return report.rows
+
+
+def load_checkpoint(source: str, device: str | None = None):
+    """
+    Load a detector, in eval mode and on its device, and its processor.
+
+    Raises:
+        FileNotFoundError: if `source` is neither a folder nor a Hub id.
+        ValueError: if there is no such device.
+    """
+    from ..inference import Detector
+
+    detector = Detector(source, device)
+    return detector.model, detector.processor
+
+
+def is_results_file(source: str) -> bool:
+    """Whether `evaluate` was given COCO results rather than a checkpoint."""
+    return source.endswith(".json") and not Path(source).is_dir()

@@ -1,0 +1,157 @@
+"""`dino-detr evaluate`: COCO's figures of a checkpoint or of a results file."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from .common import add_device, add_post_processing, checked_rows, is_results_file, load_checkpoint, post_processing
+from .outputs import claim_files, claim_folder, write_json
+
+SCORERS = ("numpy", "pycocotools")
+
+
+def add_parser(verbs) -> None:
+    verb = verbs.add_parser("evaluate", help="COCO's figures of a checkpoint or of a results file")
+    verb.set_defaults(run=run)
+    verb.add_argument("source", metavar="CHECKPOINT_OR_RESULTS.json", help="checkpoint folder, Hub id or COCO results")
+    verb.add_argument("--dataset", required=True, help="COCO folder, annotation file, saved data set, Hub id, `digits`")
+    verb.add_argument("--split", default="val", help="split of the data set (default: val)")
+    verb.add_argument("--output", metavar="FILE.json", help="write the figures here too")
+    verb.add_argument("--predictions", metavar="FILE.json", help="write the detections as COCO results")
+    verb.add_argument("--report", metavar="DIR", help="write a page with curves, confusion and the worst images here")
+    verb.add_argument("--scorer", choices=SCORERS, default="numpy", help="equal, the first faster (default: numpy)")
+    verb.add_argument("--batch_size", type=int, default=8, help="images of one size at a time (default: 8)")
+    verb.add_argument("--num_workers", type=int, default=0, help="processes that read images (default: 0)")
+    add_device(verb)
+    add_post_processing(verb)
+
+
+def run(options: argparse.Namespace) -> None:
+    from ..evaluation import format_table
+    from ..evaluation.report import write_report
+
+    claim_files(output=options.output, predictions=options.predictions)
+    if options.report:
+        claim_folder(options.report, "report")
+    evaluate = evaluate_results if is_results_file(options.source) else evaluate_checkpoint
+    figures, detections, truth, rows = evaluate(options)
+    print(format_table(figures))
+    if not is_results_file(options.source):
+        explain_zero(figures, detections, truth, rows)
+    if options.output:
+        write_json(options.output, figures)
+    if options.report:
+        kind = "results" if is_results_file(options.source) else "checkpoint"
+        evaluated = {kind: options.source, "data set": options.dataset, "split": options.split}
+        if options.dataset.endswith(".json"):  # which is one
+            del evaluated["split"]
+        write_report(options.report, evaluated, figures, detections, truth, rows)
+        print(f"report -> {Path(options.report) / 'report.html'}")
+
+
+def evaluate_results(options: argparse.Namespace) -> tuple:
+    """Score a results file: figures, detections, references and the rows for a report (or why there are none)."""
+    from ..data.annotation_json import read_json
+    from ..data.findings import Findings
+    from ..evaluation import score_results
+    from ..evaluation.image_ids import find_image_ids
+    from ..evaluation.report import images_of_results
+
+    if options.predictions:
+        raise ValueError("--predictions goes with a checkpoint; a results file holds the predictions already")
+    if options.one_label_per_query or options.nms_threshold is not None:
+        raise ValueError("--one_label_per_query and --nms_threshold go with a checkpoint, not with a results file")
+    annotations, findings = read_annotations(options.dataset, options.split), Findings()
+    results = read_json(Path(options.source))
+    try:
+        results = find_image_ids(results, annotations)
+        figures = score_results(results, annotations, options.scorer, findings)
+    except ValueError as error:
+        raise ValueError(f"{options.source} against {options.dataset}: {error}") from error
+    if any(finding.is_defect for finding in findings.sorted()):
+        print("\n".join([options.dataset, *(finding.format() for finding in findings.sorted())]), file=sys.stderr)
+    if not options.report:
+        return figures, [], [], ""
+    return figures, *images_of_results(results, annotations), rows_with_images(options.dataset, options.split)
+
+
+def evaluate_checkpoint(options: argparse.Namespace) -> tuple:
+    """Detect and score: figures, detections, references and rows. Writes `--predictions`."""
+    from ..data import category_ids, class_names
+    from ..evaluation import CocoDetectionMetric, to_coco_results
+    from ..evaluation.detections import detect, references
+    from ..training.precision import autocast_as_trained
+
+    rows = checked_rows(options.dataset, options.split)
+    model, processor = load_checkpoint(options.source, options.device)
+    names = [model.config.id2label[index] for index in range(model.config.num_labels)]
+    nameless = names == [f"LABEL_{index}" for index in range(len(class_names(rows)))]  # a converted checkpoint
+    if names != class_names(rows) and not nameless:
+        raise ValueError(f"{options.source} knows the classes {names}, but {options.dataset} has {class_names(rows)}")
+    every = range(len(rows)), options.batch_size, options.num_workers
+    as_trained, said = autocast_as_trained(options.source, model.device)
+    if said is not None:
+        print(said, file=sys.stderr)
+    with as_trained:
+        detections = list(detect(model, processor, rows, *every, **post_processing(options)))
+    metric = CocoDetectionMetric(category_ids=category_ids(rows), class_names=class_names(rows), scorer=options.scorer)
+    truth = references(rows, detections)
+    metric.add_batch(predictions=detections, references=truth)
+    if options.predictions:
+        write_json(options.predictions, to_coco_results(detections, category_ids(rows)))
+    return metric.compute(), detections, truth, rows
+
+
+def explain_zero(figures: dict, detections: list[dict], truth: list[dict], rows) -> None:
+    """Print what the evaluation saw, where AP50 is about 0."""
+    from ..data import class_names
+    from ..data.rows import values_of_objects
+    from ..evaluation.diagnosis import AP50_OF_A_RIDDLE, diagnose
+
+    if figures["AP50"] < AP50_OF_A_RIDDLE:
+        diagnosis = diagnose(detections, truth, values_of_objects(rows, "id"), class_names(rows))
+        print(f"\nAP50 is about 0. What the evaluation saw:\n{diagnosis}")
+
+
+def rows_with_images(dataset: str, split: str):
+    """Return the rows that results were scored against, or why there are none: annotations alone can be scored too."""
+    from ..data import load_detection_dataset
+
+    try:
+        return load_detection_dataset(dataset, split)
+    except (ValueError, OSError) as error:
+        return str(error)
+
+
+def read_annotations(dataset: str, split: str) -> dict:
+    """Return COCO annotations of a file as they are, or of a data set."""
+    from ..data import category_ids, class_names
+    from ..data.annotation_json import CocoAnnotations, read_json
+    from ..data.coco import take_part
+    from ..data.image_files import image_names
+
+    if dataset.endswith(".json"):
+        return take_part(read_json(Path(dataset), CocoAnnotations), split)
+    rows = checked_rows(dataset, split)
+    images = [{"id": id_, "file_name": name} for id_, name in zip(rows["image_id"], image_names(rows))]
+    rows = rows.remove_columns("image")
+    ids, names = category_ids(rows), class_names(rows)
+    annotations = []
+    for row in rows:
+        objects = row["objects"]
+        for bbox, category, area, crowd in zip(*(objects[name] for name in ("bbox", "category", "area", "iscrowd"))):
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": row["image_id"],
+                    "category_id": ids[category],
+                    "bbox": bbox,
+                    "area": area,
+                    "iscrowd": crowd,
+                }
+            )
+    return {
+        "images": images,
+        "annotations": annotations,
+        "categories": [{"id": category_id, "name": name} for category_id, name in zip(ids, names)],
+    }

@@ -1,0 +1,34 @@
+"""`dino-detr card` and `dino-detr push`: a run on the Hub."""
+
+import argparse
+from pathlib import Path
+
+
+def add_parser(verbs) -> None:
+    verb = verbs.add_parser("card", help="write the model card of a run from the run's own numbers")
+    verb.set_defaults(run=run_card)
+    verb.add_argument("folder", metavar="RUN", type=Path, help="run or checkpoint folder")
+    verb.add_argument("--license", metavar="ID", help="of the weights, as the Hub names it: apache-2.0, say")
+
+    verb = verbs.add_parser("push", help="upload a run to the Hub: weights, code, card, figures")
+    verb.set_defaults(run=run_push)
+    verb.add_argument("folder", metavar="RUN", type=Path, help="run or checkpoint folder")
+    verb.add_argument("repo_id", metavar="REPO_ID", help="where to: you/detector; made if there is none")
+    verb.add_argument("--private", action="store_true", help="make the repository private")
+    verb.add_argument("--revision", metavar="TAG", help="name for what is uploaded: v1.0, say")
+    verb.add_argument("--license", metavar="ID", help="of the weights, as the Hub names it: apache-2.0, say")
+
+
+def run_card(options: argparse.Namespace) -> None:
+    from ..hub import write_card
+
+    print(f"{options.folder} -> {write_card(options.folder, options.license)}")
+
+
+def run_push(options: argparse.Namespace) -> None:
+    from ..hub import push_run
+
+    url = push_run(
+        options.folder, options.repo_id, options.private or None, tag=options.revision, license=options.license
+    )
+    print(f"{options.folder} -> {url}")

@@ -1,0 +1,24 @@
+"""The score from which a detector's detections are worth showing: one for the report, the pictures and `predict`."""
+
+import json
+import math
+from pathlib import Path
+
+DEFAULT_THRESHOLD = 0.5  # of a checkpoint that does not know its own
+
+
+def readable_threshold(score: float | None) -> float:
+    """Return a report's operating point as a threshold of three digits that its detections are above."""
+    if score is None:
+        return DEFAULT_THRESHOLD
+    return max(math.ceil(score * 1000) - 1, 0) / 1000
+
+
+def read_threshold(folder: str | Path) -> float:
+    """Return the threshold that a run has written into its `figures.json`; without one, 0.5."""
+    try:
+        threshold = json.loads((Path(folder) / "figures.json").read_text(encoding="utf-8")).get("threshold")
+    except (OSError, ValueError, AttributeError):
+        return DEFAULT_THRESHOLD
+    known = isinstance(threshold, (int, float)) and 0 <= threshold <= 1
+    return float(threshold) if known else DEFAULT_THRESHOLD

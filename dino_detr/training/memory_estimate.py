@@ -1,0 +1,92 @@
+"""How much memory a run will take: a sum of what is known and of what was measured, see docs/performance.md."""
+
+import math
+import os
+
+import psutil
+from torch import nn
+
+ERROR = 0.3  # of an estimate, either way; the measured ones were at most a tenth off
+
+_FLOAT = 4  # bytes
+_WORKER = 200 * 2**20  # bytes of a process that reads images
+_BF16, _CHECKPOINTING = 0.72, 0.65  # of the activations in float32, of those without
+
+# Numbers kept for the backward pass. Measured on a CPU, on sizes from 144 x 192 to 800 x 1066, widths of 96 to 256.
+_OF_ENCODER_LAYER = 5.5  # of a token and of each of its features
+_OF_SAMPLE = 13  # of each point that an encoder layer samples for a token
+_OF_TOKEN = 36  # of each of its features, outside of the layers
+_OF_QUERY = 30  # of each of its features in a decoder layer
+_OF_DECODER_LAYER = 1.2  # of each feature of a token
+_OF_TRAINED_BLOCK = 23  # of each feature of a patch in a block of a trained backbone
+_OF_PATCH = 0.5  # of each of its features, the backbone frozen or not
+_IN_EVALUATION = 15  # of each feature of a token, where nothing is kept
+
+
+def estimate_memory(options, model: nn.Module, size: tuple[int, int]) -> float:
+    """
+    Return the bytes that this process, on a GPU the device, will hold at most, data workers included.
+
+    Args:
+        options: of the run.
+        model: as it will be trained.
+        size: height and width of the largest image.
+    """
+    trained = _FLOAT * sum(p.numel() for p in model.parameters() if p.requires_grad)
+    weights = _FLOAT * sum(p.numel() for p in model.parameters())
+    shards = options.world_size if os.environ.get("ACCELERATE_USE_FSDP") == "true" else 1
+    moments, gradients = 2 * trained / shards, trained / shards
+    averages = weights / shards if options.ema_decay is not None else 0
+    held = moments + averages
+    if options.device.type == "cpu":  # the weights are there already
+        held += psutil.Process().memory_info().rss + _WORKER * options.dataloader_num_workers
+    else:
+        held += weights / shards
+    activations = options.per_device_train_batch_size * activations_of_image(options, model, size)
+    if options.gradient_accumulation_steps > 1 or options.world_size > 1:  # gradients are there when the next part runs
+        step = activations + gradients
+    else:
+        step = max(activations, gradients)
+    evaluation = 0
+    if options.eval_strategy != "no":
+        evaluation = (
+            options.per_device_eval_batch_size * _FLOAT * _IN_EVALUATION * _tokens(model, size) * model.config.d_model
+        )
+    return held + max(step, evaluation)
+
+
+def activations_of_image(options, model: nn.Module, size: tuple[int, int]) -> float:
+    """Return the bytes that are kept of one image of this size for the backward pass."""
+    config, backbone = model.config, model.model.backbone
+    tokens, width = _tokens(model, size), config.d_model
+    queries = config.num_queries + 2 * config.num_denoising
+    samples = config.encoder_attention_heads * config.num_feature_levels * config.encoder_n_points
+    patches = _patches(model, size) * backbone.channels
+    numbers = (
+        tokens * config.encoder_layers * (_OF_ENCODER_LAYER * width + _OF_SAMPLE * samples)
+        + tokens * width * (_OF_TOKEN + _OF_DECODER_LAYER * config.decoder_layers)
+        + _OF_QUERY * queries * width * config.decoder_layers
+        + patches * (_OF_PATCH + (0 if backbone.frozen else _OF_TRAINED_BLOCK * _count_blocks(backbone.model)))
+    )
+    numbers *= _BF16 if options.bf16 or options.fp16 else 1
+    numbers *= _CHECKPOINTING if options.gradient_checkpointing else 1
+    return _FLOAT * numbers
+
+
+def _patches(model: nn.Module, size: tuple[int, int]) -> int:
+    height, width = (math.ceil(side / model.model.backbone.patch_size) for side in size)
+    return height * width
+
+
+def _tokens(model: nn.Module, size: tuple[int, int]) -> float:
+    """Over all levels of the pyramid: each further level has a quarter of the one before."""
+    patches, config = _patches(model, size), model.config
+    levels = [patches * factor**2 for factor in config.pyramid_scale_factors]
+    while len(levels) < config.num_feature_levels:
+        levels.append(levels[-1] / 4)
+    return sum(levels)
+
+
+def _count_blocks(vit: nn.Module) -> int:
+    containers = [module for module in vit.modules() if isinstance(module, (nn.ModuleList, nn.Sequential))]
+    return len(max(containers, key=lambda module: sum(p.numel() for p in module.parameters())))

@@ -1,0 +1,196 @@
+"""Nothing the user made is overwritten by a verb, and a place that cannot be written is found before the work."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from launching import ENVIRONMENT
+from PIL import Image
+from tiny import tiny_detector
+
+from dino_detr import DinoDetrImageProcessor
+from dino_detr.cli import main
+from dino_detr.cli.predict import name_pictures
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("checkpoint")
+    tiny_detector().save_pretrained(folder)
+    DinoDetrImageProcessor(size={"shortest_edge": 64, "longest_edge": 96}).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def photos(tmp_path) -> Path:
+    """Folders in folders, one name three times over, and a file that is no image."""
+    for number, name in enumerate(("x.jpg", "x.png", "x_1.jpg", "inside/X.jpg", "inside/deeper/y.webp")):
+        path = tmp_path / "photos" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (90, 60), (40 * number, 90, 200)).save(path)
+    (tmp_path / "photos" / "broken.jpg").write_bytes(b"this is no image")
+    (tmp_path / "photos" / "notes.txt").write_text("nor is this")
+    return tmp_path / "photos"
+
+
+HISTORY = "Step,bbox/AP\n" + "".join(f"{step},{50 - 40 / step}\n" for step in range(1, 12))
+WRITERS = {
+    "evaluate --output": ["evaluate", "results.json", "--dataset", "annotations.json", "--output"],
+    "evaluate --predictions": ["evaluate", "CHECKPOINT", "--dataset", "digits", "--predictions"],
+    "evaluate --report": ["evaluate", "results.json", "--dataset", "annotations.json", "--report"],
+    "predict --output": ["predict", "CHECKPOINT", "photo.png", "--output"],
+    "forecast --plot": ["forecast", "history.csv", "--plot"],
+    "forecast --output": ["forecast", "history.csv", "--output"],
+    "check-data --output": ["check-data", "digits", "--show", "2", "--output"],
+    "convert --output": ["convert", "weights.pth", "--reference-config", "config.json", "--output"],
+    "import-data --output": ["import-data", "yolo", "somewhere", "--output"],
+    "benchmark --output": ["benchmark", "--output"],
+    "compare --plot": ["compare", "one", "two", "--plot"],
+    "compare --output": ["compare", "one", "two", "--plot", "new.png", "--output"],
+}
+
+
+@pytest.fixture
+def no_work(monkeypatch):
+    """Fails a test in which a verb starts its work."""
+
+    def work(*_, **__):
+        pytest.fail("the work has begun")
+
+    for name in (
+        "dino_detr.inference.Detector.__init__", "dino_detr.evaluation.score_results",
+        "dino_detr.evaluation.forecast.forecast_ap", "dino_detr.data.check.check_split",
+        "dino_detr.hub.load_reference_checkpoint", "dino_detr.data.importing.import_data",
+        "dino_detr.benchmark.run_benchmark", "dino_detr.evaluation.comparison.read_runs",
+    ):  # fmt: skip
+        monkeypatch.setattr(name, work)
+
+
+@pytest.mark.parametrize("writer", WRITERS)
+def test_what_is_there_is_never_overwritten(writer, checkpoint, no_work, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("annotations.json").write_text(json.dumps({"images": [], "annotations": [], "categories": []}))
+    Path("results.json").write_text("[]")
+    Path("history.csv").write_text(HISTORY)
+    Image.new("RGB", (9, 9)).save("photo.png")
+    (tmp_path / "taken").mkdir()
+    for name in ("detections.json", "config.json"):
+        (tmp_path / "taken" / name).write_text("mine")
+    folder = writer.split()[0] in ("predict", "convert", "import-data", "benchmark") or "report" in writer
+    taken = "taken" if folder else "annotations.json"
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(SystemExit, match=taken):
+        main([part.replace("CHECKPOINT", str(checkpoint)) for part in [*WRITERS[writer], taken]])
+    assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("writer", WRITERS)
+def test_a_place_that_cannot_be_written_is_found_before_the_work(writer, checkpoint, no_work, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("file").write_text("mine")
+    Image.new("RGB", (9, 9)).save("photo.png")
+    with pytest.raises(SystemExit, match="cannot write to"):
+        main([part.replace("CHECKPOINT", str(checkpoint)) for part in [*WRITERS[writer], "file/new"]])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "photo.png"]
+
+
+def test_two_outputs_are_two_files(tmp_path):
+    same = [str(tmp_path / "same.json"), str(tmp_path / "x" / ".." / "same.json")]
+    with pytest.raises(SystemExit, match="--plot and --output are both"):
+        main(["forecast", "history.csv", "--plot", same[0], "--output", same[1]])
+
+
+def test_every_image_has_a_picture_of_its_own(checkpoint, photos, tmp_path, capsys):
+    output = tmp_path / "out"
+    main(["predict", str(checkpoint), str(photos), str(photos / "x.jpg"), "--output", str(output)])
+    entries = json.loads((output / "detections.json").read_text())
+    assert len(entries) == 6  # the one that was named twice is one
+    pictures = [entry["picture"] for entry in entries if entry["picture"]]
+    assert len({name.casefold() for name in pictures}) == 5
+    assert all((output / name).is_file() for name in pictures)
+    (broken,) = [entry for entry in entries if "error" in entry]
+    assert broken["image"].endswith("broken.jpg") and broken["picture"] is None
+    printed = capsys.readouterr()
+    assert "broken.jpg: cannot be read" in printed.err and "1 of 6 images could not be read" in printed.err
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_names_of_pictures_never_meet(seed):
+    import random
+
+    draw = random.Random(seed)
+    stems = [draw.choice(["x", "X", "x_1", "x_2", "x_1_1", "y"]) for _ in range(12)]
+    taken = {"x.jpg", "Y.JPG"} if seed % 2 else set()
+    names = name_pictures(stems, taken)
+    assert len({name.casefold() for name in names}) == len(stems)
+    assert not {name.casefold() for name in names} & {name.casefold() for name in taken}
+    assert all(name.startswith(stem) for name, stem in zip(names, stems))
+
+
+def test_predict_can_be_repeated(checkpoint, photos, tmp_path):
+    """Only what predict wrote is replaced: photographs in the output folder stay."""
+    output = tmp_path / "out"
+    output.mkdir()
+    shutil.copy(photos / "x.jpg", output / "x.jpg")
+    mine = (output / "x.jpg").read_bytes()
+    main(["predict", str(checkpoint), str(photos), "--output", str(output)])
+    first = {path.name for path in output.iterdir()}
+    assert (output / "x.jpg").read_bytes() == mine
+    with pytest.raises(SystemExit, match="--overwrite"):
+        main(["predict", str(checkpoint), str(photos), "--output", str(output)])
+    main(["predict", str(checkpoint), str(photos), "--output", str(output), "--overwrite"])
+    assert {path.name for path in output.iterdir()} == first and (output / "x.jpg").read_bytes() == mine
+    main(["predict", str(checkpoint), str(photos / "x.png"), "--output", str(output), "--overwrite"])
+    assert len(list(output.iterdir())) == 4 and (output / "x.jpg").read_bytes() == mine  # 2 JSON, a picture, x.jpg
+
+
+def test_images_from_patterns_addresses_and_standard_input(checkpoint, photos, tmp_path):
+    (tmp_path / "list.txt").write_text(f"{photos / 'x.png'}\n{photos / 'x_1.jpg'}\n")
+    served = subprocess.Popen(
+        [sys.executable, "-u", "-m", "http.server", "0", "--bind", "127.0.0.1", "--directory", photos],
+        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+    )  # fmt: skip
+    try:
+        port = served.stdout.readline().split(" port ")[1].split()[0]
+        named = [
+            f"http://127.0.0.1:{port}/x.jpg?size=2",
+            f"http://127.0.0.1:{port}/missing.jpg",
+            str(photos / "x*.jpg"),
+        ]
+        main(["predict", str(checkpoint), *named, "--output", str(tmp_path / "named"), "--device", "cpu"])
+    finally:
+        served.kill()
+    entries = json.loads((tmp_path / "named" / "detections.json").read_text())
+    assert [Path(entry["image"]).name for entry in entries] == ["x.jpg?size=2", "missing.jpg", "x.jpg", "x_1.jpg"]
+    assert "cannot be fetched" in entries[1]["error"] and entries[0]["detections"] == entries[2]["detections"]
+
+    command = [sys.executable, "-m", "dino_detr.cli", "predict", str(checkpoint), "-", "--output"]
+    for name, images, count in (("image", photos / "x.png", 1), ("names", tmp_path / "list.txt", 2)):
+        with open(images, "rb") as file:
+            subprocess.run([*command, tmp_path / name], stdin=file, check=True, env=ENVIRONMENT, capture_output=True)
+        entries = json.loads((tmp_path / name / "detections.json").read_text())
+        assert len(entries) == count and all(entry["picture"] for entry in entries)
+
+
+def test_the_best_score_is_named_where_nothing_passes(checkpoint, photos, tmp_path, capsys):
+    main(["predict", str(checkpoint), str(photos / "x.jpg"), "--output", str(tmp_path / "out"), "--threshold", "0.999"])
+    assert "0 detections above 1; the best is" in capsys.readouterr().out.replace("0.999", "1")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--device", "tpu"], "no device 'tpu'"),
+        (["--device", "cuda:99"], "no device 'cuda:99'"),
+        (["--batch_size", "0"], "at least 1"),
+        (["nowhere/*.jpg"], "no image nowhere"),
+        (["nowhere.jpg"], "no image nowhere"),
+    ],
+)
+def test_what_cannot_be_predicted_is_said(arguments, said, checkpoint, photos, tmp_path):
+    with pytest.raises(SystemExit, match=said):
+        main(["predict", str(checkpoint), str(photos / "x.jpg"), *arguments, "--output", str(tmp_path / "out")])
+    assert not (tmp_path / "out").exists()
