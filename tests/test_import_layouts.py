@@ -136,8 +136,14 @@ def images_that_are_listed_one_by_one(root):
     write(root / "data.yaml", f"names: [cat, dog]\ntrain: {[f'images/train/a{n}.jpg' for n in range(4)]}\n")
 
 
+def labels_with_both_suffixes(root):
+    labelimg(root)
+    for number in range(4):
+        (root / f"a{number}.txt").rename(root / f"a{number}.jpg.txt")
+
+
 YOLO = [label_studio, labelimg, labelimg_in_images, darknet_beside, cvat, cvat_ultralytics, of_another_machine]
-YOLO += [in_utf_16, names_of_other_case, images_that_are_listed_one_by_one]
+YOLO += [labels_with_both_suffixes, in_utf_16, names_of_other_case, images_that_are_listed_one_by_one]
 
 
 @pytest.mark.parametrize("layout", YOLO)
@@ -389,8 +395,14 @@ def another_encoding(root):
         write(root / "annotations" / f"p{number}.xml", text.encode(encoding))
 
 
+def xml_with_both_suffixes(root):
+    for number in range(8):
+        picture(root / f"p{number}.jpg")
+        xml(root / f"p{number}.jpg.xml", "")
+
+
 VOC = [nested, quoted, kaggle, upper_case, namespaces, same_names_in_two_folders, only_trainval, cvats]
-VOC += [another_encoding]
+VOC += [another_encoding, xml_with_both_suffixes]
 
 
 @pytest.mark.parametrize("layout", VOC)

@@ -65,12 +65,14 @@ def _predict_some(detector, sources: list, pictures: list[str], output: Path, op
     """Detect in a batch of sources. Yields, of each, its entry of `detections.json` and its COCO results."""
     from torchvision.transforms.v2.functional import to_pil_image
 
+    from ..data.decoding import describe_fault
+
     pixels, faults = {}, {}
     for position, source in enumerate(sources):
         try:
             pixels[position] = source.read()
         except OSError as fault:
-            faults[position] = str(fault)
+            faults[position] = describe_fault(fault)
     found = dict(zip(pixels, detector(pixels.values(), 0.0, options.batch_size, **post_processing(options))))
     for position, source in enumerate(sources):
         if position in faults:

@@ -203,7 +203,7 @@ class _Images:
         Its own name counts before the `filename` inside, which tools leave as it was when files are renamed.
         """
         written = content.file_name.replace("\\", "/")
-        candidates = self._by_stem.get(xml_file.stem, [])
+        candidates = self._by_stem.get(xml_file.stem) or self._by_name.get(xml_file.stem.lower(), [])  # or a.jpg.xml
         named = [path for path in candidates if path.name == Path(written).name]
         candidates = named or candidates or self._by_name.get(Path(written).name.lower(), [])
         if not candidates:

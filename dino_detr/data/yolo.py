@@ -83,7 +83,8 @@ def _label_file(image: Path, files: SourceFiles) -> Path | None:
             for name in ("labels", "Labels", "LABELS"):
                 places.insert(0, Path(*folder.parts[:index], name, *folder.parts[index + 1 :]))
     places += [root / "labels" / folder.relative_to(root) for root in files.roots if folder.is_relative_to(root)]
-    found = (path for place in places for path in files.of_stem(place, image.stem, (".txt",)))
+    stems = (image.stem, image.name)  # a.txt, or a.jpg.txt
+    found = (path for stem in stems for place in places for path in files.of_stem(place, stem, (".txt",)))
     return next(found, None)
 
 
