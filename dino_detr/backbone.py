@@ -16,9 +16,10 @@ from transformers import (
     TimmBackbone,
     TimmBackboneConfig,
 )
+from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import logging
 
-from .linear import fast_linears
+from .linear import fast_linears, is_captured
 
 try:
     import timm
@@ -77,8 +78,37 @@ class DinoDetrBackbone(nn.Module):
         pixel_values = pixel_values.to(self.model.dtype)
         # frozen or not: adapters in a frozen backbone are trained, and of the image a gradient may be asked for
         wanted = pixel_values.requires_grad or any(parameter.requires_grad for parameter in self.model.parameters())
-        with torch.set_grad_enabled(torch.is_grad_enabled() and wanted), fast_linears(pixel_values), self._weights():
-            return self.model(pixel_values, return_dict=True).feature_maps[-1]
+        arguments = {"return_dict": True}
+        if self.model.config.model_type == "timm_backbone":  # which cannot tell more, and would raise
+            arguments |= {"output_attentions": False, "output_hidden_states": False}
+        with torch.set_grad_enabled(torch.is_grad_enabled() and wanted):
+            if is_captured():  # by what cannot follow the rest
+                return self.model(pixel_values, **arguments).feature_maps[-1]
+            with fast_linears(pixel_values), self._weights(), self._checkpointed(pixel_values) as pixel_values:
+                return self.model(pixel_values, **arguments).feature_maps[-1]
+
+    @contextmanager
+    def _checkpointed(self, pixel_values: Tensor) -> Iterator[Tensor]:
+        """
+        Have layers recomputed, if that was asked for, although a frozen backbone is in eval mode.
+
+        Only the layers themselves are said to train, which transformers looks at; what they consist of is not.
+        Recomputed the reentrant way, a layer has gradients only if its input wants one.
+        """
+        layers = []
+        if self.frozen and self.training and torch.is_grad_enabled():
+            layers = [module for module in self.model.modules() if isinstance(module, GradientCheckpointingLayer)]
+            layers = [layer for layer in layers if layer.gradient_checkpointing]
+        for layer in layers:
+            layer.training = True
+        options = [getattr(layer._gradient_checkpointing_func, "keywords", {}) for layer in layers]
+        if any(option.get("use_reentrant") for option in options) and not pixel_values.requires_grad:
+            pixel_values = pixel_values.detach().requires_grad_()
+        try:
+            yield pixel_values
+        finally:
+            for layer in layers:
+                layer.training = False
 
     @contextmanager
     def _weights(self) -> Iterator[None]:

@@ -1,6 +1,7 @@
 """The decoder: queries attend to one another and to the memory, and refine their boxes layer by layer."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -168,7 +169,7 @@ class DinoDetrDecoder(DinoDetrPreTrainedModel):
         spatial_shapes: list[tuple[int, int]],
         padding_mask: Tensor,
         attention_mask: Tensor | None,
-        bbox_embed: nn.ModuleList,
+        box_head: Callable[[int, Tensor], Tensor],
     ) -> tuple[Tensor, Tensor]:
         """
         Args:
@@ -179,7 +180,8 @@ class DinoDetrDecoder(DinoDetrPreTrainedModel):
             spatial_shapes: (h, w) of each level.
             padding_mask: bool `[B, S]`, True where a token is padding.
             attention_mask: bool `[N, N]`, True where row may attend to column; None: everywhere.
-            bbox_embed: the box head of each layer.
+            box_head: from a layer's number and output to what it changes of the boxes; not as modules, which accelerate
+                would take for inputs to move.
 
         Returns:
             (`[L, B, N, D]` each layer's output, normed; float32 `[L, B, N, 4]` the boxes each layer's prediction
@@ -204,7 +206,7 @@ class DinoDetrDecoder(DinoDetrPreTrainedModel):
             )
             outputs.append(self.norm(hidden_states))
             if index + 1 < len(self.layers):
-                refined = (bbox_embed[index](hidden_states).float() + inverse_sigmoid(boxes)).sigmoid()
+                refined = (box_head(index, hidden_states).float() + inverse_sigmoid(boxes)).sigmoid()
                 references.append(refined)
                 boxes = refined.detach()
         return torch.stack(outputs), torch.stack(references)

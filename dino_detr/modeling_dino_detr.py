@@ -2,13 +2,15 @@
 
 import math
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import initialization as init
 from transformers.models.auto.modeling_auto import MODEL_FOR_OBJECT_DETECTION_MAPPING_NAMES, MODEL_MAPPING_NAMES
-from transformers.utils import ModelOutput, logging
+from transformers.processing_utils import Unpack
+from transformers.utils import ModelOutput, TransformersKwargs, logging
 from transformers.utils.generic import can_return_tuple
 
 from .backbone import DinoDetrBackbone, load_pretrained_backbone
@@ -141,7 +143,7 @@ class DinoDetrModel(DinoDetrPreTrainedModel):
         pixel_values: Tensor,
         pixel_mask: Tensor | None = None,
         denoising_queries: DenoisingQueries | None = None,
-        **kwargs,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> DinoDetrModelOutput:
         """
         Args:
@@ -189,8 +191,8 @@ class DinoDetrModel(DinoDetrPreTrainedModel):
             memory,
             proposals,
             valid_proposals,
-            self.class_embed[-1],
-            self.bbox_embed[-1],
+            partial(linear, self.class_embed[-1]),
+            partial(self._refine, -1),
             self.config.num_queries,
         )
 
@@ -215,7 +217,7 @@ class DinoDetrModel(DinoDetrPreTrainedModel):
             spatial_shapes,
             padding_mask,
             attention_mask,
-            self.bbox_embed,
+            self._refine,
             **kwargs,
         )
         return DinoDetrModelOutput(
@@ -231,6 +233,10 @@ class DinoDetrModel(DinoDetrPreTrainedModel):
             decoder_attentions=decoded.attentions,
             cross_attentions=decoded.cross_attentions,
         )
+
+    def _refine(self, layer: int, hidden_states: Tensor) -> Tensor:
+        """What a layer's outputs `[..., D]`, or with -1 the encoder's, change of the boxes: logits `[..., 4]`."""
+        return self.bbox_embed[layer](hidden_states)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -307,7 +313,7 @@ class DinoDetrForObjectDetection(DinoDetrPreTrainedModel):
         labels: list[dict] | None = None,
         denoising_queries: DenoisingQueries | None = None,
         loss_normalisers: Tensor | None = None,
-        **kwargs,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> DinoDetrObjectDetectionOutput:
         """
         Args:

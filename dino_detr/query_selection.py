@@ -1,5 +1,7 @@
 """Two-stage query selection: the encoder's best tokens propose the decoder's initial boxes (DINO, section 3.4)."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -40,27 +42,27 @@ class QuerySelection(nn.Module):
         memory: Tensor,
         proposals: Tensor,
         valid: Tensor,
-        class_embed: nn.Module,
-        bbox_embed: nn.Module,
+        class_head: Callable[[Tensor], Tensor],
+        box_head: Callable[[Tensor], Tensor],
         num_queries: int,
     ) -> tuple[Tensor, Tensor]:
         """
         Args:
             memory: `[B, S, D]`, the encoder's output.
             proposals, valid: of `token_proposals`.
-            class_embed, bbox_embed: the encoder's heads.
+            class_head, box_head: the encoder's heads; not as modules, which accelerate would take for inputs to move.
             num_queries: tokens to keep; at most S are.
 
         Returns:
             (float32 logits `[B, Q, K]`, float32 boxes `[B, Q, 4]` cxcywh in 0..1), best token first.
         """
         memory = self.enc_output_norm(linear(self.enc_output, memory.masked_fill(~valid[..., None], 0.0)))
-        logits = linear(class_embed, memory).float()
+        logits = class_head(memory).float()
         best = logits.max(-1).values.topk(min(num_queries, memory.shape[1]), dim=1).indices  # [B, Q]
 
         def keep(tokens: Tensor) -> Tensor:
             return tokens.gather(1, best[..., None].expand(-1, -1, tokens.shape[-1]))
 
         # boxes are refined only where they are kept: the same numbers for a tenth of the work
-        boxes = (bbox_embed(keep(memory)).float() + keep(proposals)).sigmoid()
+        boxes = (box_head(keep(memory)).float() + keep(proposals)).sigmoid()
         return keep(logits), boxes

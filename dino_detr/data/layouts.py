@@ -74,7 +74,8 @@ def _find_images(
     best = max(places, key=found.get)
     if found[best] or not file_names:
         return ImageFiles(best, root, places)
-    fitting = {place: sum(bool(ImageFiles(place, root).fitting(name)) for name in file_names) for place in places}
+    finders = {place: ImageFiles(place, root) for place in places}
+    fitting = {place: sum(bool(finder.fitting(name)) for name in file_names) for place, finder in finders.items()}
     best = max(places, key=fitting.get)
     if fitting[best]:
         return ImageFiles(best, root, places)

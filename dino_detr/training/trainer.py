@@ -43,20 +43,27 @@ from .zero_ap import explain_zero_ap
 logger = logging.get_logger(__name__)
 
 
-class _Resume(TrainerCallback):
-    """Puts in place what a trainer has beside transformers' own when training begins, and follows the weights."""
+class _FindBest(TrainerCallback):
+    """Looks where the best checkpoint of a run that goes on is."""
 
     def __init__(self, trainer: "DetectionTrainer"):
         self.trainer = trainer
 
     def on_train_begin(self, args, state, control, **kwargs):
         self.trainer.find_best()
-        if args.ema_decay is not None:
-            self.trainer.start_average(args.resume_from_checkpoint)
+
+
+class _KeepAverage(TrainerCallback):
+    """Starts the trainer's average of the weights when they are in place, and follows them."""
+
+    def __init__(self, trainer: "DetectionTrainer"):
+        self.trainer = trainer
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.trainer.start_average(args.resume_from_checkpoint)
 
     def on_step_end(self, args, state, control, **kwargs):
-        if self.trainer.ema is not None:
-            self.trainer.ema.update()
+        self.trainer.ema.update()
 
 
 class DetectionTrainer(Trainer):
@@ -85,7 +92,9 @@ class DetectionTrainer(Trainer):
             self.remove_callback(ProgressCallback)
             self.add_callback(ProgressBar)
         self.ema: WeightAverage | None = None
-        self.add_callback(_Resume(self))
+        self.add_callback(_FindBest(self))
+        if self.args.ema_decay is not None:
+            self.add_callback(_KeepAverage(self))
         self.early_stopping: EarlyStopping | None = None
         if self.args.early_stopping_patience is not None:
             self.early_stopping = EarlyStopping(self.args.early_stopping_patience)
