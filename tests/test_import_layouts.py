@@ -278,7 +278,6 @@ def test_names_that_look_like_something_else_are_data(load, tmp_path):
         "README.2.jpg",
         "notes.jpg",
         "train.jpg",
-        "classes.jpg",
     )
     for name in names:
         picture(root / name)
