@@ -80,7 +80,7 @@ def assert_all_accounted_for(form: str, source: Path, output: Path, data) -> Non
     assert sum(len(content["images"]) for content in entries) == sum(map(len, data.splits.values()))
     not_used, _ = data.files.name_rest([], {"": "?"})
     not_used = {line.removesuffix(": ?") for line in not_used}
-    files = [path for path in source.rglob("*") if path.is_file() and "/." not in str(path)]
+    files = [path for path in source.rglob("*") if path.is_file()]
     for path in files:
         if path.name != "notes.json" and path.stat().st_ino not in written:
             assert str(path) in problems or str(path) not in not_used

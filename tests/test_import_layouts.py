@@ -269,6 +269,29 @@ def test_yolo_files_that_nothing_belongs_to_are_named(load, tmp_path):
         load("yolo", root, "--strict")
 
 
+def test_names_that_look_like_something_else_are_data(load, tmp_path):
+    root = tmp_path / "yolo"
+    names = (
+        "license plate.jpg",
+        "LICENSE-1.jpg",
+        "readme.jpg",
+        "README.2.jpg",
+        "notes.jpg",
+        "train.jpg",
+    )
+    for name in names:
+        picture(root / name)
+        write((root / name).with_suffix(".txt"), LABELS)
+    for name in (".trash/old.jpg", ".photo.jpg"):
+        picture(root / name)
+    write(root / ".hidden.txt", LABELS)
+    write(root / "classes.txt", "cat\ndog\n")
+    imported = load("yolo", root, "--val_share", "0.5")
+    assert imported.splits["train"] | imported.splits["val"] == dict.fromkeys(names, 2)
+    hidden = {str(root / name) for name in (".trash/old.jpg", ".photo.jpg", ".hidden.txt")}
+    assert hidden <= {problem.split(": ")[0] for problem in imported.problems}
+
+
 def test_many_files_of_a_kind_are_named_in_the_file_and_counted_on_the_screen(load, tmp_path):
     root = tmp_path / "yolo"
     picture(root / "images" / "train" / "a.jpg")

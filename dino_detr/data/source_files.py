@@ -13,9 +13,10 @@ from .image_files import IMAGE_SUFFIXES
 _SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val"}
 _SPLITS |= {"test": "test", "testing": "test"}
 _KINDS = ("images", "labels", "jpegimages", "data")  # folders of these names say nothing of what is meant
-# What tools and systems leave that holds no annotations: told of in a note, no problem
+# What tools and systems leave that holds no annotations, by its full name: told of in a note, no problem
 _ASIDE = re.compile(
-    r"\..*|__MACOSX|Thumbs\.db|desktop\.ini|(README|LICEN[CS]E)\b.*|.*\.(md|cache)"
+    r"\._.*|\.DS_Store|\.git\w*|\.svn|\.hg|\.ipynb_checkpoints|__MACOSX|__pycache__|Thumbs\.db|desktop\.ini"
+    r"|README(\.\w+)?\.txt|README|LICEN[CS]E|.*\.(md|cache)"
     r"|notes\.json|labelmap\.txt|Segmentation(Class|Object)\w*",  # Label Studio's, CVAT's and VOC's
     re.IGNORECASE,
 )
@@ -38,6 +39,7 @@ class SourceFiles:
                 self.roots = [*(other for other in self.roots if not other.is_relative_to(root)), root]
         self.problems: list[str] = []
         self.paths: list[Path] = []
+        self._visible: list[Path] = []
         self._aside: list[Path] = []
         self._seen: set[Path] = set()
         self._by_spelling: dict[str, list[Path]] = defaultdict(list)
@@ -47,17 +49,17 @@ class SourceFiles:
             self._walk(root)
 
     def images(self, folder: Path | None = None) -> list[Path]:
-        """Return the files below a folder that have an image's suffix; None: below the roots."""
+        """Return the files below a folder, but for hidden ones, that have an image's suffix; None: below the roots."""
         if folder is None:
-            return [path for path in self.paths if is_image(path)]
+            return [path for path in self._visible if is_image(path)]
         folder = _absolute(folder)
         if any(folder.is_relative_to(root) for root in self.roots):
-            return [path for path in self.paths if path.is_relative_to(folder) and is_image(path)]
+            return [path for path in self._visible if path.is_relative_to(folder) and is_image(path)]
         return SourceFiles([folder]).images()
 
     def of_suffix(self, *suffixes: str) -> list[Path]:
-        """Return the files of these suffixes, given in lower case, whatever their own case."""
-        return [path for path in self.paths if path.suffix.lower() in suffixes]
+        """Return the files of these suffixes, given in lower case, whatever their own case, but for hidden ones."""
+        return [path for path in self._visible if path.suffix.lower() in suffixes]
 
     def use(self, path: Path) -> None:
         """Say that a file has been read, as a label file or a list, or that a problem names it."""
@@ -148,9 +150,11 @@ class SourceFiles:
             self._aside += [folder / name for name in sorted([*folders, *names]) if _ASIDE.fullmatch(name)]
             folders[:] = sorted(name for name in folders if not _ASIDE.fullmatch(name))
             files = [folder / name for name in sorted(names) if not _ASIDE.fullmatch(name)]
+            hidden = any(part.startswith(".") for part in folder.relative_to(root).parts)
             for path in files:
                 if path.is_file():
                     self.paths.append(path)
+                    self._visible += [] if hidden or path.name.startswith(".") else [path]
                 else:
                     self.report(path, "not a file that can be read: a pipe, or a link to nothing")
             for path in (*files, *(folder / name for name in folders)):
