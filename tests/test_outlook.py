@@ -228,7 +228,7 @@ def test_out_of_memory_is_recognised():
         assert not is_out_of_memory(fault)
 
 
-def test_out_of_memory_ends_in_a_sentence(recipe, tmp_path, monkeypatch):
+def test_out_of_memory_ends_in_a_sentence(recipe, tmp_path, monkeypatch, capsys):
     compute_loss = DetectionTrainer.compute_loss
 
     def run_out(self, *args, **kwargs):
@@ -250,6 +250,17 @@ def test_out_of_memory_ends_in_a_sentence(recipe, tmp_path, monkeypatch):
     options = ["--gradient_accumulation_steps", "2", "--resume_from_checkpoint", "latest"]
     cli.main(["train", str(recipe), "--output_dir", str(tmp_path / "run"), *options])
     assert (tmp_path / "run" / "model.safetensors").exists()
+    assert "Writing model shards" not in capsys.readouterr().err  # no bar for each checkpoint
+
+
+def test_out_of_memory_before_the_first_step_ends_in_a_sentence(recipe, tmp_path, monkeypatch):
+    def run_out(*args):
+        raise MemoryError
+
+    monkeypatch.setattr("dino_detr.training.run.build_model", run_out)
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["train", str(recipe), "--output_dir", str(tmp_path / "run")])
+    assert str(ended.value.code).startswith("dino-detr: out of memory before the first step")
 
 
 @pytest.mark.slow

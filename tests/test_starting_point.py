@@ -5,6 +5,7 @@ import torch
 from safetensors.torch import load_file
 from tiny import random_images, tiny_detector
 from transformers.testing_utils import CaptureLogger
+from transformers.utils import logging
 
 from dino_detr import DinoDetrForObjectDetection
 from dino_detr.training import load_for_fine_tuning
@@ -87,3 +88,11 @@ def test_weights_that_do_not_fit_are_an_error(checkpoint):
         load_for_fine_tuning(str(checkpoint), encoder_ffn_dim=128)
     with pytest.raises(ValueError, match=r"no weights for what is asked of it \(decoder_layers\)"):
         load_for_fine_tuning(str(checkpoint), decoder_layers=3)
+
+
+def test_what_becomes_of_weights_is_said_once(checkpoint):
+    """In our words, not also as transformers' table."""
+    with CaptureLogger(logging.get_logger("transformers")) as captured:
+        _, _, said = load(checkpoint, id2label={0: "ant", 1: "bee"}, num_queries=30)
+    assert "start anew" in said and "20 are kept, 30 run" in said
+    assert "LOAD REPORT" not in captured.out and "sharded" not in captured.out

@@ -23,13 +23,19 @@ def _run(arguments: list[str]) -> None:
     from ..training import train
     from ..training.lock import FolderLost
     from ..training.nonfinite import NonFinite
-    from ..training.out_of_memory import OutOfMemory
+    from ..training.out_of_memory import OutOfMemory, is_out_of_memory
     from ..training.preemption import Preempted
     from ..training.unreadable import TooManyUnreadable
 
     try:
         trainer = prepare_training(arguments)
-    except (ValueError, OSError, StrictDataclassError) as error:
+    except Exception as error:
+        if is_out_of_memory(error):
+            sys.exit(
+                "dino-detr: out of memory before the first step, with data and model: a smaller backbone needs less"
+            )
+        if not isinstance(error, (ValueError, OSError, StrictDataclassError)):
+            raise
         sys.exit(f"dino-detr: {error}")
     if trainer is None:
         return
