@@ -79,8 +79,8 @@ class DinoDetrConfig(PreTrainedConfig):
             Parameters of the focal loss and matching cost.
         category_ids (`list[int]`, *optional*):
             The data set's own category id of each class, in class order.
-        id2label (`dict[int, str]` or `list[str]`, *optional*):
-            Class names, by index or in order. Defaults to 80 nameless classes.
+        id2label (`dict[int, str]`, *optional*):
+            Class names by index. Defaults to 80 nameless classes.
 
     Raises:
         ValueError: for an unknown argument.
@@ -128,8 +128,6 @@ class DinoDetrConfig(PreTrainedConfig):
             raise ValueError(f"DinoDetrConfig has no argument named {', '.join(unknown)}")
         for written_on_save in ("model_type", "auto_map"):
             kwargs.pop(written_on_save, None)
-        if isinstance(self.id2label, (list, tuple)):
-            self.id2label = dict(enumerate(self.id2label))
         if self.backbone_config is None:
             self.backbone_config = {"model_type": "dinov2", "image_size": 518, "patch_size": 16}
         if isinstance(self.backbone_config, dict):

@@ -297,6 +297,8 @@ class DinoDetrForObjectDetection(DinoDetrPreTrainedModel):
         Raises:
             ValueError: if the backbone is not supported or its weights did not all arrive.
         """
+        if isinstance(id2label, (list, tuple)):
+            id2label = dict(enumerate(id2label))
         backbone = load_pretrained_backbone(source, patch_size)
         config = DinoDetrConfig(
             backbone_config=backbone.config, id2label=id2label, freeze_backbone=freeze_backbone, **config_arguments

@@ -269,3 +269,13 @@ def test_everything_trainable_gets_a_gradient(kind, tmp_path):
             without = {name for name in set(trainable) - off if trainable[name].grad is None}
             assert not without, (counts, without)
         assert model.model.backbone.model.training
+
+
+@pytest.mark.parametrize(
+    "names", [["cat", "dog"], ("cat", "dog"), {0: "cat", 1: "dog"}, {"0": "cat", "1": "dog"}], ids=str
+)
+def test_class_names_come_in_any_form(names, checkpoint):
+    _, folder = checkpoint("dinov2")
+    config = from_backbone(folder, id2label=names).config
+    assert config.id2label == {0: "cat", 1: "dog"} and config.label2id == {"cat": 0, "dog": 1}
+    assert config.num_labels == 2

@@ -10,7 +10,7 @@ import torch
 from tiny import ALL_BACKBONES, random_images, random_labels, tiny_config, tiny_detector
 from transformers import AttentionInterface
 
-from dino_detr import DinoDetrConfig, DinoDetrForObjectDetection, DinoDetrModel
+from dino_detr import DinoDetrForObjectDetection, DinoDetrModel
 from dino_detr.decoder import eager_attention_forward
 
 IMAGES = random_images(2, 3, 64, 96)
@@ -197,12 +197,6 @@ def test_a_model_that_has_run_can_be_copied_and_pickled(kind):
     for other in [*copies, model]:
         outputs = other(IMAGES, output_hidden_states=True)
         assert torch.equal(outputs.logits, expected.logits) and shapes(outputs) == shapes(expected)
-
-
-def test_class_names_in_a_list():
-    config = tiny_config(id2label={0: "cat", 1: "dog"})
-    assert config.id2label == {0: "cat", 1: "dog"} and config.label2id == {"cat": 0, "dog": 1}
-    assert DinoDetrConfig.from_dict(config.to_dict()).id2label == config.id2label
 
 
 def test_both_classes_are_in_the_tables_that_transformers_asks():

@@ -96,7 +96,7 @@ def test_ctrl_c_reaches_both_processes_of_a_run(recipe, tmp_path):
 
 
 def test_ctrl_c_ends_any_verb_in_a_line(monkeypatch, capfd, tmp_path):
-    def interrupt(*_):
+    def interrupt(*_, **__):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(check, "check_split", interrupt)

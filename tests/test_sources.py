@@ -424,6 +424,15 @@ def test_columns_of_text_that_say_no_numbers_are_quoted(images):
         detection_rows(boxes.cast_column("image", Image()))
 
 
+def test_crowds_that_are_neither_0_nor_1_are_named(images):
+    fields = {**BOX, "category": lambda _, box: NAMES[box[0]], "iscrowd": lambda number, _: [1, 2, -1][number]}
+    findings = Findings()
+    rows = detection_rows(Dataset.from_dict(columns(images, fields)).cast_column("image", Image()), findings=findings)
+    assert [value for objects in rows["objects"] for value in objects["iscrowd"]] == [1, 0, 0]
+    (finding,) = findings.sorted()
+    assert (finding.kind, finding.count, finding.examples[0].value) == ("unusable_iscrowd", 2, "objects.iscrowd 2")
+
+
 def test_text_image_ids_that_are_numbers_are_those(images, plain):
     rows = detection_rows(plain.add_column("image_id", ["0009", "2", "5.0"]))
     assert list(rows["image_id"]) == [9, 2, 5]

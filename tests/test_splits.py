@@ -82,6 +82,7 @@ def test_parts_by_hash_of_any_size_share_nothing():
         for share in (0.001, 0.2, 1 / 3, 0.5, 0.999):
             parts = [choose_part("[" + split.split("[")[1], keys, split) for split in share_splits("all", share)]
             assert sorted([*parts[0], *parts[1]]) == list(range(count))
+            assert all(list(part) == sorted(part) for part in parts)
             assert not {keys[i] for i in parts[0]} & {keys[i] for i in parts[1]}
     assert share_splits("all", 0.2) == ("all[hash 20%:]", "all[hash :20%]")
 
