@@ -31,6 +31,7 @@ def add_parser(verbs) -> None:
 def run(options: argparse.Namespace) -> None:
     from ..evaluation.operating_point import read_threshold
     from ..inference import Detector, find_images
+    from ..training.precision import autocast_as_trained
 
     if options.batch_size < 1:
         raise ValueError(f"--batch_size {options.batch_size}: at least 1")
@@ -42,12 +43,16 @@ def run(options: argparse.Namespace) -> None:
         options.threshold = read_threshold(options.checkpoint)
     detector = Detector(options.checkpoint, options.device)
     output.mkdir(parents=True, exist_ok=True)
+    as_trained, said = autocast_as_trained(options.checkpoint, detector.model.device)
+    if said is not None:
+        print(said, file=sys.stderr)
     entries, rows = [], []
-    for start in range(0, len(sources), options.batch_size):
-        some = slice(start, start + options.batch_size)
-        for entry, its_rows in _predict_some(detector, sources[some], pictures[some], output, options):
-            entries.append(entry)
-            rows += its_rows
+    with as_trained:
+        for start in range(0, len(sources), options.batch_size):
+            some = slice(start, start + options.batch_size)
+            for entry, its_rows in _predict_some(detector, sources[some], pictures[some], output, options):
+                entries.append(entry)
+                rows += its_rows
     for name in former - {entry["picture"] for entry in entries}:
         (output / name).unlink(missing_ok=True)
     for name in (DETECTIONS, RESULTS) if options.overwrite else ():
