@@ -94,6 +94,10 @@ def test_every_figure_may_choose_the_best(recipe, words):
         ({"box_noise_scale": float("nan")}, "model_config: box_noise_scale=nan must be 0 or more"),
         ({"freeze_backbone": False}, "model_config: freeze_backbone is an option of its own"),
         ({"num_labels": 3}, "model_config: num_labels follows from the data set's classes"),
+        (
+            {"backbone_config": {"model_type": "dinov2", "hiden_size": 16}},
+            "has no field 'hiden_size'; did you mean 'hidden",
+        ),
     ],
 )
 def test_the_configuration_within_is_looked_at(tmp_path, config, said):

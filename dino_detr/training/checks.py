@@ -1,12 +1,13 @@
 """What options must be, each alone and beside the others: looked at before anything else is done."""
 
+import difflib
 import math
 from dataclasses import fields
 
 import torch
 from torch import nn
 from torch.optim import SGD
-from transformers import get_scheduler
+from transformers import CONFIG_MAPPING, get_scheduler
 from transformers.integrations import get_available_reporting_integrations
 from transformers.training_args import trainer_log_levels
 
@@ -169,6 +170,20 @@ def check_model_config(options) -> None:
             raise ValueError(f"model_config: {name}={value} must be {text}")
 
 
+def check_backbone_config(options) -> None:
+    """That the backbone has each field: of one that it has not, transformers says nothing."""
+    fields_given = (options.model_config or {}).get("backbone_config")
+    kind = fields_given.get("model_type") if isinstance(fields_given, dict) else None
+    if kind not in CONFIG_MAPPING:
+        return  # the configuration itself says more
+    config = CONFIG_MAPPING[kind]()
+    for name in fields_given:
+        if not hasattr(config, name):
+            near = difflib.get_close_matches(str(name), config.to_dict(), n=1)
+            meant = f"; did you mean {near[0]!r}?" if near else ""
+            raise ValueError(f"model_config: backbone_config: {kind} has no field {name!r}{meant}")
+
+
 def check_metric(options) -> None:
     """That evaluations have the figure by which the best weights are chosen."""
     if options.metric_for_best_model is None:
@@ -278,7 +293,7 @@ def check_run_length(options, steps: int, forgiven: frozenset[str] = frozenset()
     return list(found.values())
 
 
-BEFORE_TRANSFORMERS = [check_texts, check_limits, check_sizes, check_start, check_model_config]
+BEFORE_TRANSFORMERS = [check_texts, check_limits, check_sizes, check_start, check_model_config, check_backbone_config]
 AFTER_TRANSFORMERS = [
     check_metric, check_optimizer, check_scheduler, check_log_levels, check_checkpoints, check_precision,
     check_data_loading, check_trackers,
