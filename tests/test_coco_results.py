@@ -110,6 +110,8 @@ def test_images_are_known_by_the_names_of_their_files():
     named = ["a/x.jpg", "b/x.jpg", "photos/y.jpg", "z.jpg", "x.jpg", "none.jpg", 7]
     rows = find_image_ids([{"image_id": name} for name in named], {"images": images})
     assert [row["image_id"] for row in rows] == [7, 8, 9, "z.jpg", "x.jpg", "none.jpg", 7]
+    folders = [{"image_id": f"/data/{name}/x.jpg"} for name in "ab"]  # a folder of folders was predicted
+    assert [row["image_id"] for row in find_image_ids(folders, {"images": images})] == [7, 8]
     with pytest.raises(ValueError, match=r"photos/y\.jpg and y\.jpg are both taken for image 9"):
         find_image_ids([{"image_id": "photos/y.jpg"}, {"image_id": "y.jpg"}], {"images": images})
 
