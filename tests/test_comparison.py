@@ -72,7 +72,7 @@ def test_what_cannot_be_compared_is_said(runs, said, tmp_path, monkeypatch):
 def test_a_damaged_file_of_a_run_is_named_by_all_who_read_it(file, content, said, tmp_path):
     for name in "ab":
         write_run(tmp_path / name, 1e-4, 0.3)
-    (tmp_path / "a" / "config.json").write_text('{"model_type": "dino_detr"}')
+    (tmp_path / "a" / "config.json").write_text('{"id2label": {}, "num_queries": 9, "backbone_config": {}}')
     (tmp_path / "a" / file).write_text(content)
     plot = ["--plot", str(tmp_path / "curves.png")]
     verbs = [["compare", str(tmp_path / "a"), str(tmp_path / "b"), *plot], ["card", str(tmp_path / "a")]]

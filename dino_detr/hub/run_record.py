@@ -45,8 +45,10 @@ def read_record(folder: str | Path) -> RunRecord:
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(f"{folder} has no config.json: it is neither a finished run nor a checkpoint")
     config = read_mapping(folder / "config.json")
-    if config.get("model_type") != "dino_detr":
-        raise ValueError(f"{folder / 'config.json'} is of model_type {config.get('model_type')!r}, not of a dino_detr")
+    if lacking := {"id2label", "num_queries", "backbone_config"} - config.keys():
+        raise ValueError(
+            f"{folder / 'config.json'} is not of a detector from here: it has no {', '.join(sorted(lacking))}"
+        )
     recipe, environment = read_mapping(folder / "recipe.yaml"), read_mapping(folder / "environment.json")
     local = environment.get("local_paths")
     if local is None:  # runs of before it was noted
