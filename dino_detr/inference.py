@@ -2,13 +2,15 @@
 
 import glob
 import os
+import re
 import sys
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from urllib.error import URLError
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote
 from urllib.request import Request, urlopen
 
 import torch
@@ -22,6 +24,7 @@ from .data.image_files import IMAGE_SUFFIXES
 from .image_processing_dino_detr import select_detections, suppress_overlaps, upright_rgb
 
 _URL_TIMEOUT = 30  # seconds
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 
 
 class Detector:
@@ -39,7 +42,7 @@ class Detector:
 
     def __init__(self, source: str | Path, device: str | None = None):
         source = str(source)
-        if not Path(source).is_dir() and source.count("/") != 1:
+        if not Path(source).is_dir() and not _is_hub_id(source):
             raise FileNotFoundError(f"no checkpoint folder {source}")
         place = find_device(device)
         self.model = AutoModelForObjectDetection.from_pretrained(source).eval().to(place)
@@ -94,6 +97,11 @@ class Detector:
         return results
 
 
+def _is_hub_id(source: str) -> bool:
+    """Tell whether a source looks like user/name, and not like a path in a folder that is here."""
+    return _HUB_ID.fullmatch(source) is not None and not Path(source).parent.is_dir()
+
+
 def find_device(name: str | None) -> torch.device:
     """
     Return the device of a name; of None, a GPU if there is one, else the CPU.
@@ -105,7 +113,7 @@ def find_device(name: str | None) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-        torch.empty(1, device=device)
+        torch.zeros(1, device=device).item()  # "meta" computes nothing
     except Exception as error:  # each backend has its own
         said = str(error).strip().splitlines()
         raise ValueError(f"there is no device {name!r} here: {said[0] if said else type(error).__name__}") from error
@@ -130,7 +138,7 @@ class ImageSource:
         """A file name without folder and suffix, for what is made of the image."""
         if self.name == "-":
             return "stdin"
-        path = unquote(urlsplit(self.name).path) if is_url(self.name) else self.name
+        path = unquote(re.split(r"[?#]", self.name)[0]) if is_url(self.name) else self.name
         return Path(path).stem or "image"
 
     def read(self) -> Tensor:
@@ -167,7 +175,7 @@ def find_images(arguments: list[str], leave_out: Path | None = None) -> list[Ima
 
 
 def is_url(name: str) -> bool:
-    return name.startswith(("http://", "https://"))
+    return name.lower().startswith(("http://", "https://"))
 
 
 def _expand(argument: str, leave_out: Path | None) -> list[ImageSource]:
@@ -204,10 +212,13 @@ def _from_stdin(leave_out: Path | None) -> list[ImageSource]:
 def _images_in(folder: str, leave_out: Path | None) -> list[str]:
     """Image files of a folder and the folders in it, in the order of their paths; hidden ones are passed over."""
     files = []
-    for place, folders, names in os.walk(folder):
-        if leave_out is not None and Path(place).resolve() == leave_out.resolve():
+    seen = set() if leave_out is None else {os.path.realpath(leave_out)}
+    for place, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(place)
+        if real in seen:  # links may lead in circles
             folders.clear()
             continue
+        seen.add(real)
         folders[:] = [name for name in folders if not name.startswith(".")]
         images = [name for name in names if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES]
         files += [os.path.join(place, name) for name in images if not name.startswith(".")]
@@ -216,7 +227,8 @@ def _images_in(folder: str, leave_out: Path | None) -> list[str]:
 
 def _download(url: str) -> bytes:
     try:
-        with urlopen(Request(url, headers={"User-Agent": "dino-detr"}), timeout=_URL_TIMEOUT) as response:
+        written = quote(url, safe="%/:=&?~#+!$,;'@()*[]")  # spaces and letters with accents, as browsers do
+        with urlopen(Request(written, headers={"User-Agent": "dino-detr"}), timeout=_URL_TIMEOUT) as response:
             return response.read()
-    except (URLError, ValueError, TimeoutError) as error:
+    except (URLError, HTTPException, ValueError, TimeoutError) as error:
         raise OSError(f"cannot be fetched ({getattr(error, 'reason', error)})") from error

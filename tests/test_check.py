@@ -397,3 +397,22 @@ def test_an_unreadable_image_is_left_out_of_an_evaluation(samples, tmp_path):
     detections = list(detect(Recorder(), processor, rows, range(len(rows)), batch_size=1))
     assert sorted(detection["image_id"] for detection in detections) == [1, 2, 5, 6]
     assert [truth["image_id"] for truth in references(rows, detections)] == [1, 2, 5, 6]
+
+
+@pytest.mark.parametrize("with_sizes", [True, False])
+@pytest.mark.parametrize("content", [b"", b"\0", b"GIF89a", b"this is no image", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"])
+def test_a_file_of_hardly_any_bytes_is_one_defect(content, with_sizes, tmp_path, capsys):
+    size = {"width": 60, "height": 40} if with_sizes else {}
+    for name in ("a.jpg", "b.jpg"):
+        Image.new("RGB", (60, 40), "red").save(tmp_path / name)
+    (tmp_path / "a.jpg").write_bytes(content)
+    box = {"category_id": 1, "bbox": [5, 5, 20, 20], "area": 400, "iscrowd": 0}
+    annotations = {
+        "images": [{"id": id_, "file_name": name} | size for id_, name in ((1, "a.jpg"), (2, "b.jpg"))],
+        "annotations": [{"id": id_, "image_id": id_} | box for id_ in (1, 2)],
+        "categories": [{"id": 1, "name": "cat"}],
+    }
+    (tmp_path / "train.json").write_text(json.dumps(annotations))
+    main(["check-data", str(tmp_path / "train.json")])
+    said = capsys.readouterr().out
+    assert "1 of 2 images, 1 box of 1 class" in said and "a.jpg" in said and "drop 1 image" in said

@@ -69,7 +69,7 @@ def no_work(monkeypatch):
         monkeypatch.setattr(name, work)
 
 
-@pytest.mark.parametrize("writer", WRITERS)
+@pytest.mark.parametrize("writer", [writer for writer in WRITERS if "benchmark" not in writer])  # see test_benchmark.py
 def test_what_is_there_is_never_overwritten(writer, checkpoint, no_work, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("annotations.json").write_text(json.dumps({"images": [], "annotations": [], "categories": []}))
@@ -79,7 +79,7 @@ def test_what_is_there_is_never_overwritten(writer, checkpoint, no_work, tmp_pat
     (tmp_path / "taken").mkdir()
     for name in ("detections.json", "config.json"):
         (tmp_path / "taken" / name).write_text("mine")
-    folder = writer.split()[0] in ("predict", "convert", "import-data", "benchmark") or "report" in writer
+    folder = writer.split()[0] in ("predict", "convert", "import-data") or "report" in writer
     taken = "taken" if folder else "annotations.json"
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     with pytest.raises(SystemExit, match=taken):
@@ -163,6 +163,10 @@ def test_images_from_patterns_addresses_and_standard_input(checkpoint, photos, t
         main(["predict", str(checkpoint), *named, "--output", str(tmp_path / "named"), "--device", "cpu"])
     finally:
         served.kill()
+    odd = [f"HTTP://127.0.0.1:{port}/a b.jpg", "http://[bad/c.jpg", "http://a\tb/d.jpg", "http://127.0.0.1:x/é.jpg"]
+    main(["predict", str(checkpoint), str(photos / "x.jpg"), *odd, "--output", str(tmp_path / "odd")])
+    entries = json.loads((tmp_path / "odd" / "detections.json").read_text())
+    assert [("cannot be fetched" in entry.get("error", "")) for entry in entries] == [False, True, True, True, True]
     entries = json.loads((tmp_path / "named" / "detections.json").read_text())
     assert [Path(entry["image"]).name for entry in entries] == ["x.jpg?size=2", "missing.jpg", "x.jpg", "x_1.jpg"]
     assert "cannot be fetched" in entries[1]["error"] and entries[0]["detections"] == entries[2]["detections"]
@@ -188,9 +192,61 @@ def test_the_best_score_is_named_where_nothing_passes(checkpoint, photos, tmp_pa
         (["--batch_size", "0"], "at least 1"),
         (["nowhere/*.jpg"], "no image nowhere"),
         (["nowhere.jpg"], "no image nowhere"),
+        (["--device", "meta"], "no device 'meta'"),
+        (["--threshold", "nan"], "--threshold nan: a score, from 0 to 1"),
+        (["--threshold", "50"], "--threshold 50.0: a score, from 0 to 1"),
     ],
 )
 def test_what_cannot_be_predicted_is_said(arguments, said, checkpoint, photos, tmp_path):
     with pytest.raises(SystemExit, match=said):
         main(["predict", str(checkpoint), str(photos / "x.jpg"), *arguments, "--output", str(tmp_path / "out")])
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("source", ["/nowhere/run", "./run", "photos/run", "photos/x.jpg", "nowhere", "a b/c"])
+def test_what_is_no_checkpoint_is_said_to_be_none(source, photos, tmp_path, monkeypatch):
+    """Only user/name may be on the Hub, and not where `user` is a folder here."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match=f"no checkpoint folder {source}"):
+        main(["predict", source, "photos/x.jpg", "--output", "out"])
+
+
+def test_pictures_of_pictures_are_not_drawn(checkpoint, photos, tmp_path):
+    with pytest.raises(SystemExit, match=r"--output .* is the folder of the images; choose another"):
+        main(["predict", str(checkpoint), str(photos), "--output", str(photos / "inside" / "..")])
+
+
+def test_linked_folders_are_looked_into_once(checkpoint, photos, tmp_path):
+    shutil.move(photos / "inside", tmp_path / "elsewhere")
+    (photos / "linked").symlink_to(tmp_path / "elsewhere")
+    (photos / "circle").symlink_to(photos)
+    main(["predict", str(checkpoint), str(photos), "--output", str(tmp_path / "out")])
+    entries = json.loads((tmp_path / "out" / "detections.json").read_text())
+    assert sum(entry["picture"] is not None for entry in entries) == 5
+
+
+@pytest.mark.parametrize("content", ["", "{}", "null", "[1]", '[{"picture": 5, "detections": []}]', "[" * 10**5, '"x"'])
+def test_what_predict_did_not_write_is_not_written_over(content, checkpoint, photos, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "detections.json").write_text(content)
+    with pytest.raises(SystemExit, match=r"detections\.json is not predict's"):
+        main(["predict", str(checkpoint), str(photos / "x.jpg"), "--output", str(tmp_path / "out"), "--overwrite"])
+    assert (tmp_path / "out" / "detections.json").read_text() == content
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--output", "link.json"], "link.json exists"),
+        (["--output", "report/report.html", "--report", "report"], "--output and --report are both"),
+        (["--output", "report/report.json", "--report", "report"], "--output and --report are both"),
+        (["--batch_size", "0"], "--batch_size 0: at least 1"),
+        (["--num_workers", "-1"], "--num_workers -1: at least 0"),
+    ],
+)
+def test_what_evaluate_cannot_do_is_said_before_its_work(arguments, said, no_work, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("link.json").symlink_to(tmp_path / "nowhere.json")
+    Path("results.json").write_text("[]")
+    with pytest.raises(SystemExit, match=said):
+        main(["evaluate", "results.json", "--dataset", "annotations.json", *arguments])

@@ -296,6 +296,7 @@ NAMES = {
     "project folder": ("upload/8/p{}.png", "images/p{}.png"),
     "drive": ("C:\\data\\images\\p{}.png", "images/p{}.png"),
     "server": ("https://somewhere/data/p{}.png", "images/p{}.png"),
+    "signed address": ("https://somewhere/data/p{}.png?Expires=1&Signature=a%2Fb", "images/p{}.png"),
     "Label Studio": ("/data/local-files/?d=images/p{}.png", "images/p{}.png"),
     "another machine": ("/home/somebody/images/p{}.png", "images/p{}.png"),
     "percent": ("my%20photo%20{}.png", "images/my photo {}.png"),

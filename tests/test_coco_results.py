@@ -1,6 +1,7 @@
 """Result files as other tools write them, scored by `dino-detr evaluate`."""
 
 import copy
+import gzip
 import json
 from pathlib import Path
 
@@ -110,6 +111,8 @@ def test_images_are_known_by_the_names_of_their_files():
     named = ["a/x.jpg", "b/x.jpg", "photos/y.jpg", "z.jpg", "x.jpg", "none.jpg", 7]
     rows = find_image_ids([{"image_id": name} for name in named], {"images": images})
     assert [row["image_id"] for row in rows] == [7, 8, 9, "z.jpg", "x.jpg", "none.jpg", 7]
+    folders = [{"image_id": f"/data/{name}/x.jpg"} for name in "ab"]  # a folder of folders was predicted
+    assert [row["image_id"] for row in find_image_ids(folders, {"images": images})] == [7, 8]
     with pytest.raises(ValueError, match=r"photos/y\.jpg and y\.jpg are both taken for image 9"):
         find_image_ids([{"image_id": "photos/y.jpg"}, {"image_id": "y.jpg"}], {"images": images})
 
@@ -140,6 +143,7 @@ def test_annotations_are_read_as_for_training(evaluate, tmp_path, capsys):
         "3  annotation entries that are no objects",
         "boxes of no width or height",
         "annotations of unknown images",
+        "annotation 1: image_id 5",  # with its entry
     ):
         assert said.removeprefix("3  ") in error
     assert (
@@ -202,3 +206,37 @@ def test_an_image_without_an_id_is_said_to_be_why_a_result_has_none(evaluate):
         SystemExit, match=r"results\[0\]: image_id 7 is not in the annotations; its images\[0\] has no id"
     ):
         evaluate(RESULTS, annotations)
+
+
+def test_results_and_annotations_by_any_name(evaluate, tmp_path, monkeypatch):
+    """A file is results, whatever it is called; what is packed, or no list, is said to be."""
+    figures = evaluate(RESULTS)
+    monkeypatch.chdir(tmp_path)
+    for results, annotations in (("RESULTS.JSON", "annotations.json"), ("results.txt", "ANNOTATIONS.JSON")):
+        Path(results).write_bytes(Path("results.json").read_bytes())
+        Path(annotations).write_bytes(Path("annotations.json").read_bytes())
+        main(["evaluate", results, "--dataset", annotations, "--output", f"{results}.out"])
+        assert json.loads(Path(f"{results}.out").read_text()) == figures
+    Path("packed.json").write_bytes(gzip.compress(Path("results.json").read_bytes()))
+    Path("packed.json.gz").write_bytes(Path("packed.json").read_bytes())
+    Path("null.json").write_text(json.dumps(ANNOTATIONS | {"categories": {"1": "cat"}}))
+    for results, annotations, said in (
+        ("packed.json", "annotations.json", r"packed\.json is not readable as JSON: it is packed"),
+        ("packed.json.gz", "annotations.json", r"packed\.json\.gz is not readable as JSON: it is packed"),
+        ("results.json", "packed.json", r"packed\.json is not readable as JSON: it is packed"),
+        ("results.json", "packed.json.gz", r"No data set in packed\.json\.gz: an annotation file is JSON, unpacked"),
+        ("results.json", "null.json", r"the annotations have no categories \(categories is no list\)"),
+    ):
+        with pytest.raises(SystemExit, match=said):
+            main(["evaluate", results, "--dataset", annotations])
+
+
+def test_numbers_of_thousands_of_digits_are_a_value_like_others(evaluate, tmp_path, capsys):
+    evaluate(RESULTS)
+    text = json.dumps(
+        ANNOTATIONS | {"annotations": [ANNOTATIONS["annotations"][0] | {"area": "AREA", "iscrowd": "no"}]}
+    )
+    (tmp_path / "annotations.json").write_text(text.replace('"AREA"', "9" * 5000))
+    main(["evaluate", str(tmp_path / "results.json"), "--dataset", str(tmp_path / "annotations.json")])
+    said = capsys.readouterr().err
+    assert "area inf" in said and "iscrowd 'no'" in said and "written as text" not in said

@@ -50,3 +50,56 @@ def test_what_cannot_be_compared_is_said(runs, said, tmp_path, monkeypatch):
     with pytest.raises(SystemExit, match=said):
         main(["compare", *runs])
     assert not (tmp_path / "comparison.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "said"),
+    [
+        ("recipe.yaml", "{[}:::", "recipe.yaml cannot be read"),
+        ("recipe.yaml", "- a", "recipe.yaml is no mapping"),
+        ("recipe.yaml", "a: !!python/object/apply:os.system ['true']", "recipe.yaml cannot be read"),
+        ("figures.json", "{", "figures.json cannot be read"),
+        ("figures.json", "[1]", "figures.json is no mapping"),
+        ("figures.json", '{"AP": "0.3"}', "figures.json: AP is '0.3', not a number"),
+        ("figures.json", '{"AP": null}', "figures.json: AP is None, not a number"),
+        (
+            "figures.json",
+            '{"AP": 0.1, "per_class": {"cat": {"AP": []}}}',
+            r"figures.json, cat: AP is \[\], not a number",
+        ),
+    ],
+)
+def test_a_damaged_file_of_a_run_is_named_by_all_who_read_it(file, content, said, tmp_path):
+    for name in "ab":
+        write_run(tmp_path / name, 1e-4, 0.3)
+    (tmp_path / "a" / "config.json").write_text('{"id2label": {}, "num_queries": 9, "backbone_config": {}}')
+    (tmp_path / "a" / file).write_text(content)
+    plot = ["--plot", str(tmp_path / "curves.png")]
+    verbs = [["compare", str(tmp_path / "a"), str(tmp_path / "b"), *plot], ["card", str(tmp_path / "a")]]
+    if file == "recipe.yaml":
+        verbs.append(["forecast", str(tmp_path / "a")])
+    for verb in verbs:
+        with pytest.raises(SystemExit, match=said):
+            main(verb)
+
+
+def test_lines_of_a_history_without_a_step_are_passed_over(tmp_path, capsys):
+    lines = [
+        '{"step": "7", "AP": 0.9}',
+        '{"step": [1]}',
+        '{"step": NaN}',
+        '{"step": true}',
+        "[" * 10**5,
+        '{"step": 30, "AP',
+    ]
+    for name in "ab":
+        write_run(tmp_path / name, 1e-4, 0.3, finished=False)
+        for part in ("metrics", "evaluation"):
+            with open(tmp_path / name / f"{part}.jsonl", "a") as file:
+                file.write("\n".join([*lines, '{"step": %s}' % ("9" * 5000)]))
+    with open(tmp_path / "a" / "recipe.yaml", "a") as file:
+        file.write("started: 2020-01-01\n")  # YAML's dates are none of JSON's values
+    files = ["--plot", str(tmp_path / "curves.png"), "--output", str(tmp_path / "table.json")]
+    main(["compare", str(tmp_path / "a"), str(tmp_path / "b"), *files])
+    assert ["AP", "0.300", "0.300"] in [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert json.loads((tmp_path / "table.json").read_text())["a"]["options"]["started"] == "2020-01-01"

@@ -209,7 +209,8 @@ def test_names_of_every_form(kind, load, tmp_path):
 @pytest.mark.parametrize(
     "text",
     ["names: {cat: 0, kitten: 0}", "names: {0: {name: cat}}", "names: {0: cat, dog: 1}", "names: [[cat]]", "nc: many",
-     "names: classes of mine.txt", "names: [cat\ntrain: x", "- cat", "names: [cat]\ntrain: {a: b}", "names: &a [*a]"],
+     "names: classes of mine.txt", "names: [cat\ntrain: x", "- cat", "names: [cat]\ntrain: {a: b}", "names: &a [*a]",
+     "names: [chat, caf\u00e9]".encode("latin-1")],
 )  # fmt: skip
 def test_a_description_that_says_nothing_is_named(text, load, tmp_path):
     picture(tmp_path / "yolo" / "images" / "train" / "a.jpg")
@@ -486,6 +487,30 @@ def test_bad_xml_does_not_end_the_others(load, tmp_path):
         if name.endswith(".xml") and name != "far.xml":
             assert f"{name.replace('xml', 'png')} is left out with it" in said[name]
     assert len(imported.problems) == 9
+
+
+def test_every_bndbox_of_an_xml_is_read_or_named(load, tmp_path):
+    """Tags in another case are read; a second box of an object and boxes elsewhere are told of."""
+    root = tmp_path / "voc"
+    box = "<bndbox><xmin>1</xmin><ymin>1</ymin><xmax>9</xmax><ymax>9</ymax></bndbox>"
+    part = f"<part><name>head</name>{box}</part>"
+    for name, objects in {
+        "case": f"<Object><Name>cat</Name>{box.replace('xmin', 'Xmin').replace('bndbox', 'BndBox')}</Object>",
+        "part": f"<object><name>cat</name>{part}{box}</object>",
+        "two": f"<object><name>cat</name>{box}{box}</object>",
+        "deep": f"<objects><object><name>cat</name>{box}</object></objects><object><name>cat</name>{box}</object>",
+    }.items():
+        picture(root / "JPEGImages" / f"{name}.jpg")
+        write(
+            root / "Annotations" / f"{name}.xml", f"<annotation><filename>{name}.jpg</filename>{objects}</annotation>"
+        )
+    imported = load("voc", root, "--val_share", "0.5")
+    assert imported.splits["train"] | imported.splits["val"] == {f"{n}.jpg": 1 for n in ("case", "part", "two", "deep")}
+    said = sorted(problem.partition("Annotations/")[2] for problem in imported.problems)
+    assert said == [
+        "deep.xml: 1 bndbox lie outside of the annotation's objects, and are left out",
+        "two.xml: object 1 (cat) has 2 bndbox, of which the first is taken",
+    ]
 
 
 def test_an_image_that_is_not_certain_is_not_taken(load, tmp_path):

@@ -1,8 +1,9 @@
 """`dino-detr benchmark`: seconds and memory of a training step."""
 
 import argparse
+from pathlib import Path
 
-from .outputs import claim_folder
+from .outputs import check_writable
 
 
 def add_parser(verbs) -> None:
@@ -29,5 +30,5 @@ def run(options: argparse.Namespace) -> None:
     from ..benchmark import run_benchmark
 
     if options.output:
-        claim_folder(options.output)
+        check_writable(Path(options.output), "output")  # its files are looked at before the first row
     run_benchmark(**{name: value for name, value in vars(options).items() if name != "run"})

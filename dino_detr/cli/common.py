@@ -22,6 +22,11 @@ def add_device(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: a GPU if there is one)")
 
 
+def check_batch_size(options: argparse.Namespace) -> None:
+    if options.batch_size < 1:
+        raise ValueError(f"--batch_size {options.batch_size}: at least 1")
+
+
 def checked_rows(dataset: str, split: str):
     """Return the rows that training would evaluate on. What is done to them is written to the terminal."""
     from ..data.check import check_split
@@ -47,5 +52,5 @@ def load_checkpoint(source: str, device: str | None = None):
 
 
 def is_results_file(source: str) -> bool:
-    """Whether `evaluate` was given COCO results rather than a checkpoint."""
-    return source.endswith(".json") and not Path(source).is_dir()
+    """Whether `evaluate` was given COCO results rather than a checkpoint, which is a folder or a Hub id."""
+    return Path(source).is_file() or (source.lower().endswith(".json") and not Path(source).is_dir())

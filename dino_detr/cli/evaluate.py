@@ -4,10 +4,19 @@ import argparse
 import sys
 from pathlib import Path
 
-from .common import add_device, add_post_processing, checked_rows, is_results_file, load_checkpoint, post_processing
+from .common import (
+    add_device,
+    add_post_processing,
+    check_batch_size,
+    checked_rows,
+    is_results_file,
+    load_checkpoint,
+    post_processing,
+)
 from .outputs import claim_files, claim_folder, write_json
 
 SCORERS = ("numpy", "pycocotools")
+_SHOWN_EXAMPLES = 3  # of a kind of finding
 
 
 def add_parser(verbs) -> None:
@@ -30,9 +39,14 @@ def run(options: argparse.Namespace) -> None:
     from ..evaluation import format_table
     from ..evaluation.report import write_report
 
+    check_batch_size(options)
+    if options.num_workers < 0:
+        raise ValueError(f"--num_workers {options.num_workers}: at least 0")
     claim_files(output=options.output, predictions=options.predictions)
     if options.report:
         claim_folder(options.report, "report")
+        for page in (Path(options.report) / "report.html", Path(options.report) / "report.json"):
+            claim_files(output=options.output, predictions=options.predictions, report=page)
     evaluate = evaluate_results if is_results_file(options.source) else evaluate_checkpoint
     figures, detections, truth, rows = evaluate(options)
     print(format_table(figures))
@@ -43,7 +57,7 @@ def run(options: argparse.Namespace) -> None:
     if options.report:
         kind = "results" if is_results_file(options.source) else "checkpoint"
         evaluated = {kind: options.source, "data set": options.dataset, "split": options.split}
-        if options.dataset.endswith(".json"):  # which is one
+        if is_annotation_file(options.dataset):  # which is one
             del evaluated["split"]
         write_report(options.report, evaluated, figures, detections, truth, rows)
         print(f"report -> {Path(options.report) / 'report.html'}")
@@ -69,10 +83,17 @@ def evaluate_results(options: argparse.Namespace) -> tuple:
     except ValueError as error:
         raise ValueError(f"{options.source} against {options.dataset}: {error}") from error
     if any(finding.is_defect for finding in findings.sorted()):
-        print("\n".join([options.dataset, *(finding.format() for finding in findings.sorted())]), file=sys.stderr)
+        print("\n".join([options.dataset, *_format(findings)]), file=sys.stderr)
     if not options.report:
         return figures, [], [], ""
     return figures, *images_of_results(results, annotations), rows_with_images(options.dataset, options.split)
+
+
+def _format(findings) -> list[str]:
+    lines = []
+    for finding in findings.sorted():
+        lines += [finding.format(), *finding.format_examples(_SHOWN_EXAMPLES, "")]
+    return lines
 
 
 def evaluate_checkpoint(options: argparse.Namespace) -> tuple:
@@ -123,6 +144,10 @@ def rows_with_images(dataset: str, split: str):
         return str(error)
 
 
+def is_annotation_file(dataset: str) -> bool:
+    return dataset.lower().endswith(".json") and not Path(dataset).is_dir()
+
+
 def read_annotations(dataset: str, split: str) -> dict:
     """Return COCO annotations of a file as they are, or of a data set."""
     from ..data import category_ids, class_names
@@ -130,7 +155,7 @@ def read_annotations(dataset: str, split: str) -> dict:
     from ..data.coco import take_part
     from ..data.image_files import image_names
 
-    if dataset.endswith(".json"):
+    if is_annotation_file(dataset):
         return take_part(read_json(Path(dataset), CocoAnnotations), split)
     rows = checked_rows(dataset, split)
     images = [{"id": id_, "file_name": name} for id_, name in zip(rows["image_id"], image_names(rows))]

@@ -1,6 +1,7 @@
 """Where verbs write: refused before the work if something is there, or if nothing can be written."""
 
 import json
+import os
 import tempfile
 from pathlib import Path
 
@@ -21,7 +22,7 @@ def claim_files(**outputs: str | Path | None) -> None:
         if path is None:
             continue
         path = Path(path)
-        if path.exists() and not _is_a_stream(path):
+        if os.path.lexists(path) and not _is_a_stream(path):  # a link to nowhere too: nothing is written through it
             raise FileExistsError(f"{path} exists; choose another --{option}")
         if other := seen.get(path.resolve()):
             raise FileExistsError(f"--{other} and --{option} are both {path}; choose another --{option}")

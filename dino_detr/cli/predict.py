@@ -5,7 +5,7 @@ import json
 import sys
 from pathlib import Path
 
-from .common import add_device, add_post_processing, post_processing
+from .common import add_device, add_post_processing, check_batch_size, post_processing
 from .outputs import check_writable, write_json
 
 DETECTIONS, RESULTS = "detections.json", "results.json"
@@ -33,9 +33,12 @@ def run(options: argparse.Namespace) -> None:
     from ..inference import Detector, find_images
     from ..training.precision import autocast_as_trained
 
-    if options.batch_size < 1:
-        raise ValueError(f"--batch_size {options.batch_size}: at least 1")
+    check_batch_size(options)
+    if options.threshold is not None and not 0 <= options.threshold <= 1:
+        raise ValueError(f"--threshold {options.threshold}: a score, from 0 to 1")
     output = Path(options.output)
+    if any(Path(name).is_dir() and Path(name).resolve() == output.resolve() for name in options.images):
+        raise ValueError(f"--output {output} is the folder of the images; choose another, {output / 'detected'}, say")
     former = _claim(output, options.overwrite)
     sources = find_images(options.images, leave_out=output)
     pictures = name_pictures([source.stem for source in sources], taken=_names_in(output) - former)
@@ -164,11 +167,23 @@ def _claim(output: Path, overwrite: bool) -> set[str]:
     if not overwrite:
         raise FileExistsError(f"{output} holds detections already: choose another --output, or give --overwrite")
     try:
-        entries = json.loads((output / DETECTIONS).read_text(encoding="utf-8"))
-        former = {entry["picture"] for entry in entries if entry["picture"]}
-    except (OSError, ValueError, TypeError, KeyError) as error:
+        former = _pictures_of(json.loads((output / DETECTIONS).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise ValueError(f"--overwrite: {output / DETECTIONS} is not predict's; choose another --output") from error
-    return {name for name in former if Path(name).name == name}
+    return former
+
+
+def _pictures_of(entries: list[dict]) -> set[str]:
+    """
+    Return the pictures that a `detections.json` names.
+
+    Raises:
+        ValueError, TypeError, KeyError: if it is not one that predict wrote.
+    """
+    if not isinstance(entries, list) or any(type(entry["detections"]) is not list for entry in entries):
+        raise ValueError("no list of detections")
+    pictures = {entry["picture"] for entry in entries} - {None}
+    return {name for name in pictures if Path(name).name == name}
 
 
 def _names_in(folder: Path) -> set[str]:

@@ -98,6 +98,8 @@ def _unknown(source: str) -> ValueError:
             "<split>/_annotations.coco.json with images beside it (Roboflow), or what datasets saved. `dino-detr "
             "import-data` makes a COCO folder of YOLO or VOC data."
         )
+    if Path(source).expanduser().is_file():
+        return ValueError(f"No data set in {source}: an annotation file is JSON, unpacked, and called .json")
     return ValueError(
         f"No data set {source!r}: there is no such folder or .json file, it does not look like a data set on the Hub "
         "(user/name), and the only built-in data set is 'digits'."

@@ -8,6 +8,7 @@ from typing import Any, TypedDict
 import msgspec
 
 LISTS = ("images", "annotations", "categories")
+_PACKED = (b"\x1f\x8b", b"PK\x03\x04")  # how gzip and zip files begin
 
 
 class _Image(TypedDict, total=False):
@@ -63,18 +64,29 @@ def read_json(file: Path, form: type = Any) -> Any:
         ValueError: it is not JSON.
     """
     text = file.read_bytes()
+    if text.startswith(_PACKED):
+        raise ValueError(f"{file} is not readable as JSON: it is packed (gzip or zip). Unpack it.")
     try:
         text = as_utf8(text)
         try:
             return msgspec.json.decode(text, type=form)
         except (msgspec.MsgspecError, RecursionError):
-            return json.loads(text)  # NaN, which Python writes though JSON has no such thing; or another form
+            # NaN, which Python writes though JSON has no such thing; thousands of digits; or another form
+            return json.loads(text, parse_int=_whole)
     except UnicodeDecodeError as error:
         raise ValueError(f"{file} is not readable as JSON: {error}. Save it as UTF-8.") from error
     except ValueError as error:
         raise ValueError(f"{file} is not readable as JSON: {error}") from error
     except RecursionError as error:
         raise ValueError(f"{file} is not readable as JSON: it is nested too deeply") from error
+
+
+def _whole(digits: str) -> int | float:
+    """Return a whole number; of more digits than Python reads, infinity, which no field can be."""
+    try:
+        return int(digits)
+    except ValueError:
+        return float(digits)
 
 
 def as_utf8(text: bytes) -> bytes:

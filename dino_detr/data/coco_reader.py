@@ -13,6 +13,7 @@ from .image_files import list_image_files, read_upright_size
 from .numbers import Ids, is_text, number_ids, read_box, read_flag, read_number, read_whole, shown
 from .rows import SMALLEST_SIDE
 
+_READERS = {"id": read_whole, "bbox": read_box, "area": read_number, "iscrowd": read_flag}
 _LARGEST = 10**12  # pixels, and more than any image has
 _LARGEST_PLAIN = 2**62  # of ids: larger ones are looked at more closely
 
@@ -238,7 +239,7 @@ class CocoReader:
             self.findings.add(kind, self.annotation_file, value=f"{where}: id {shown(given)}")
 
     def _note_text_numbers(self, entry: dict, id_: int | None, path: str) -> None:
-        texts = [name for name in ("id", "bbox", "area", "iscrowd") if is_text(entry.get(name))]
+        texts = [name for name, read in _READERS.items() if is_text(entry.get(name)) and read(entry[name]) is not None]
         for name, ids in (("image_id", self.image_ids), ("category_id", self.category_ids)):
             if is_text(entry.get(name)) and isinstance(ids.read(entry[name]), int):
                 texts.append(name)

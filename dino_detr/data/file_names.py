@@ -162,6 +162,8 @@ def _count_common_end(parts: list[str], others: list[str]) -> int:
 def _parts(name: str) -> list[str]:
     """The parts of a name as they are compared, without a server, a drive or steps upwards."""
     name = re.sub(r"^.*[?&]d=", "", name)  # Label Studio's /data/local-files/?d=folder/a.jpg
+    if re.match(r"https?://", name, re.IGNORECASE):
+        name = re.split(r"[?#]", name)[0]  # what follows may be a signature, say
     name = re.sub(r"^[A-Za-z][A-Za-z0-9+.-]+://[^/\\]*", "", name)
     name = re.sub(r"^[A-Za-z]:(?=[/\\])", "", name)
     return [_plain(part) for part in _split(name)]

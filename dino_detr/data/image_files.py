@@ -142,7 +142,8 @@ def _inspect(image: dict, known: dict[str, dict]) -> tuple[str, dict]:
                 return key, known[key]
         size, remarks = inspect_image(content)
     except OSError as error:
-        return key, {"fault": (kind_of_fault(error), describe_fault(error, content and len(content)))}
+        size = None if content is None else len(content)
+        return key, {"fault": (kind_of_fault(error), describe_fault(error, size))}
     return key, {"stamp": stamp, "size": list(size), "digest": digest, "remarks": [list(remark) for remark in remarks]}
 
 

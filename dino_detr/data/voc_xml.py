@@ -7,6 +7,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from xml.etree import ElementTree
 
+from .numbers import read_flag
+
+_SIDES = ("xmin", "ymin", "xmax", "ymax")
+_TAGS = {
+    "annotation",
+    "filename",
+    "folder",
+    "size",
+    "width",
+    "height",
+    "object",
+    "name",
+    "bndbox",
+    "difficult",
+    *_SIDES,
+}
 _DECLARATION = re.compile(r"\s*<\?xml[^>]*\?>")
 
 
@@ -45,20 +61,28 @@ def read_voc_xml(path: Path) -> VocFile:
         raise ValueError(f"{line}: not readable as XML, at column {column}: {error.msg}") from error
     for element in root.iter():
         element.tag = str(element.tag).rpartition("}")[2]
+        element.tag = element.tag.lower() if element.tag.lower() in _TAGS else element.tag
     if root.tag != "annotation" and root.find("object") is None and root.find("filename") is None:
         raise ValueError(f" no VOC annotation: its root is <{root.tag}>, without object or filename")
     content = VocFile(_text(root, "filename"), _text(root, "folder"), _size(root))
     for number, entry in enumerate(root.findall("object"), start=1):  # not of parts, which are inside of objects
         name = _text(entry, "name")
         try:
-            corners = tuple(float(entry.findtext(f"bndbox/{side}")) for side in ("xmin", "ymin", "xmax", "ymax"))
+            corners = tuple(float(entry.findtext(f"bndbox/{side}")) for side in _SIDES)
         except (TypeError, ValueError):
             content.faults.append(f"object {number} ({name}) has no bndbox of four numbers")
             continue
         if not name or not all(abs(value) < 1e9 for value in corners):
             content.faults.append(f"object {number} ({name}) has no name, or a bndbox that is not finite")
             continue
-        content.objects.append((name, corners, _text(entry, "difficult") == "1"))
+        content.objects.append((name, corners, read_flag(_text(entry, "difficult")) == 1))
+        if (boxes := len(entry.findall("bndbox"))) > 1:
+            content.faults.append(f"object {number} ({name}) has {boxes} bndbox, of which the first is taken")
+    outside = sum(1 for _ in root.iter("bndbox")) - sum(
+        1 for entry in root.findall("object") for _ in entry.iter("bndbox")
+    )
+    if outside:
+        content.faults.append(f"{outside} bndbox lie outside of the annotation's objects, and are left out")
     return content
 
 

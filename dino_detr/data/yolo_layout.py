@@ -7,7 +7,7 @@ from pathlib import Path
 
 import yaml
 
-from .source_files import SourceFiles, is_image, read_text
+from .source_files import SourceFiles, is_image, printable, read_text
 from .yolo_names import find_names, read_lines
 
 LAYOUTS = (
@@ -97,8 +97,11 @@ def _read_description(source: Path) -> tuple[dict, Path | None, dict[Path, str]]
 
 def _load_yaml(path: Path) -> object:
     """Read YAML with scalars as they are written: a class called `no` is no boolean."""
+    text = read_text(path)
+    if printable(text) != text:
+        raise ValueError(f"{path} is not readable as YAML: it is not in UTF-8; save it as UTF-8")
     try:
-        return yaml.load(read_text(path), Loader=yaml.BaseLoader)
+        return yaml.load(text, Loader=yaml.BaseLoader)
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise ValueError(f"{path} is not readable as YAML: {' '.join(str(error).split())}") from error
 

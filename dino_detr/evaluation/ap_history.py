@@ -1,12 +1,11 @@
 """AP over steps, from a run folder or from the CSV that a tracker exports."""
 
 import csv
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
-from .history import learning_rate_drops, read_history
+from .history import learning_rate_drops, read_history, read_mapping
 
 _STEP, _AP = "Step", "bbox/AP"  # detectron2's names, as wandb exports them
 
@@ -57,37 +56,46 @@ def read_ap_history(source: str | Path) -> ApHistory:
 def _read_run(path: Path) -> ApHistory:
     lines = [line for line in read_history(path) if isinstance(line.get("AP"), (int, float))]
     drops = learning_rate_drops(read_history(path.parent / "metrics.jsonl"))
-    recipe = path.parent / "recipe.yaml"
-    max_steps = (yaml.safe_load(recipe.read_text(encoding="utf-8")) or {}).get("max_steps") if recipe.exists() else None
+    max_steps = read_mapping(path.parent / "recipe.yaml").get("max_steps")
     return ApHistory(
         steps=[line["step"] for line in lines],
         values=[line["AP"] for line in lines],
         highest=1.0,
         drop=drops[0]["step"] if drops else None,
-        max_steps=max_steps if max_steps and max_steps > 0 else None,
+        max_steps=max_steps if type(max_steps) is int and max_steps > 0 else None,
     )
 
 
 def _read_csv(path: Path) -> ApHistory:
-    with open(path, encoding="utf-8-sig", newline="") as file:  # spreadsheets begin a file with a mark
-        reader = csv.DictReader(file, skipinitialspace=True)
-        columns = reader.fieldnames or []
-        runs = [name for name in columns if name == _AP or name.endswith(f" - {_AP}")]
-        if _STEP not in columns or not runs:
-            raise ValueError(f"{path} needs the columns {_STEP} and {_AP}; it has {', '.join(columns) or 'none'}")
-        if len(runs) > 1:
-            raise ValueError(f"{path} holds several runs, {', '.join(runs)}: leave one of these columns in")
-        rows = [
-            [_number(row, name, path, reader.line_num) for name in (_STEP, runs[0])]
-            for row in reader
-            if row[_STEP] and row[runs[0]]  # trackers leave cells empty at steps without an evaluation
-        ]
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:  # spreadsheets begin a file with a mark
+            return _read_table(file, path)
+    except (UnicodeDecodeError, csv.Error) as fault:
+        raise ValueError(f"{path} is not readable as CSV in UTF-8: {fault}") from fault
+
+
+def _read_table(file, path: Path) -> ApHistory:
+    reader = csv.DictReader(file, skipinitialspace=True)
+    columns = reader.fieldnames or []
+    runs = [name for name in columns if name == _AP or name.endswith(f" - {_AP}")]
+    if _STEP not in columns or not runs:
+        raise ValueError(f"{path} needs the columns {_STEP} and {_AP}; it has {', '.join(columns) or 'none'}")
+    if len(runs) > 1:
+        raise ValueError(f"{path} holds several runs, {', '.join(runs)}: leave one of these columns in")
+    rows = [
+        [_number(row, name, path, reader.line_num) for name in (_STEP, runs[0])]
+        for row in reader
+        if row[_STEP] and row[runs[0]]  # trackers leave cells empty at steps without an evaluation
+    ]
     values = [value for _, value in rows]
     return ApHistory([step for step, _ in rows], values, highest=100.0 if any(v > 1 for v in values) else 1.0)
 
 
 def _number(row: dict, name: str, path: Path, line: int) -> float:
     try:
-        return float(row[name])
+        value = float(row[name])
     except ValueError:
-        raise ValueError(f"{path}, line {line}: {name} is {row[name]!r}, not a number") from None
+        value = None
+    if value is None or (name == _STEP and not math.isfinite(value)):
+        raise ValueError(f"{path}, line {line}: {name} is {row[name]!r}, not a number")
+    return value

@@ -75,9 +75,11 @@ def clean_results(results: list[dict], annotations: dict, findings: Findings | N
     lists = annotations if isinstance(annotations, dict) else {}
     missing = sorted(name for name in LISTS if not isinstance(lists.get(name), list))
     if missing:
+        no_list = [f"{name} is no list" for name in missing if name in lists]
+        said = f" ({', '.join(no_list)})" if no_list else ""
         raise ValueError(
-            f"the annotations have no {', '.join(missing)}; a COCO annotation file is a JSON object with the lists "
-            f"{', '.join(sorted(LISTS))}"
+            f"the annotations have no {', '.join(missing)}{said}; a COCO annotation file is a JSON object with the "
+            f"lists {', '.join(sorted(LISTS))}"
         )
     if not isinstance(results, list):
         raise ValueError("the results are no list; a COCO results file is a JSON list of rows, one a detection")

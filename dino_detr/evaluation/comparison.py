@@ -5,11 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import yaml
 from matplotlib.figure import Figure
 
 from .coco_results import format_figure
-from .history import read_history
+from .history import read_figures, read_history, read_mapping
 
 # Okabe and Ito's palette, told apart by colour-blind readers: https://jfly.uni-koeln.de/color/
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "black")
@@ -62,22 +61,11 @@ def _read_run(folder: Path, name: str) -> Run:
     metrics, evaluations = (read_history(folder / f"{part}.jsonl") for part in ("metrics", "evaluation"))
     if not metrics and not evaluations and not (folder / "figures.json").is_file():
         raise FileNotFoundError(f"{folder} holds no run: no metrics.jsonl, evaluation.jsonl or figures.json")
-    figures = _read(folder / "figures.json")
+    figures = read_figures(folder / "figures.json")
     scored = [line for line in evaluations if isinstance(line.get("AP"), (int, float))]
     if not figures and scored:
         figures = max(scored, key=lambda line: line["AP"])
-    return Run(name, _read(folder / "recipe.yaml"), figures, metrics, evaluations)
-
-
-def _read(path: Path) -> dict:
-    if not path.is_file():
-        return {}
-    try:
-        text = path.read_text(encoding="utf-8")
-        content = yaml.safe_load(text) if path.suffix == ".yaml" else json.loads(text)
-    except (yaml.YAMLError, ValueError) as fault:
-        raise ValueError(f"{path} cannot be read: {' '.join(str(fault).split())}") from fault
-    return content if isinstance(content, dict) else {}
+    return Run(name, read_mapping(folder / "recipe.yaml"), figures, metrics, evaluations)
 
 
 def _short_names(folders: list[str | Path]) -> list[str]:
@@ -91,7 +79,7 @@ def _short_names(folders: list[str | Path]) -> list[str]:
 
 def options_that_differ(runs: list[Run]) -> dict[str, list]:
     """Return the values of each option that is not the same in all runs; None: a run's recipe does not say."""
-    names = sorted({name for run in runs for name in run.options} - _NOT_COMPARED)
+    names = sorted({name for run in runs for name in run.options} - _NOT_COMPARED, key=str)
     values = {name: [run.options.get(name) for run in runs] for name in names}
     return {name: row for name, row in values.items() if any(value != row[0] for value in row)}
 
@@ -106,10 +94,19 @@ def to_json(runs: list[Run]) -> dict:
             "steps": run.steps,
             "seconds_per_step": run.median("seconds_per_step"),
             "peak_memory_mib": run.median("peak_memory_mib"),
-            "options": {name: values[index] for name, values in differ.items()},
+            "options": {str(name): _plain(values[index]) for name, values in differ.items()},
         }
         for index, run in enumerate(runs)
     }
+
+
+def _plain(value):
+    """Return what JSON can hold of what YAML can: dates and sets as text."""
+    try:
+        json.dumps(value)
+    except (TypeError, ValueError):
+        return str(value)
+    return value
 
 
 def format_comparison(runs: list[Run]) -> str:
@@ -122,7 +119,7 @@ def format_comparison(runs: list[Run]) -> str:
         ("seconds per step", [_shown(run.median("seconds_per_step")) for run in runs]),
         ("peak memory, MiB", [_shown(run.median("peak_memory_mib")) for run in runs]),
     ]
-    differ = [(name, [_shown(value) for value in values]) for name, values in options_that_differ(runs).items()]
+    differ = [(str(name), [_shown(value) for value in row]) for name, row in options_that_differ(runs).items()]
     widths = [max(len(cells[column]) for _, cells in rows + differ) for column in range(len(runs))]
     first = max(len(name) for name, _ in rows + differ)
 

@@ -1,5 +1,6 @@
 """Results of `predict` name their images by file; annotations know them by id."""
 
+import itertools
 from collections import defaultdict
 from pathlib import PurePosixPath
 
@@ -8,8 +9,8 @@ def find_image_ids(results, annotations):
     """
     Return results with the image ids of the annotations in place of the file names that `predict` writes.
 
-    A name is that of an image if it is the same, or else if it ends alike and no other image's does. What is no name of
-    an image stays, for the reader of results to judge.
+    A name is that of an image if it is the same, or else if no other image's ends alike for as many folders. What is no
+    name of an image stays, for the reader of results to judge.
 
     Args:
         results: what a COCO result file holds. If it is no list of rows, it is returned as it is.
@@ -28,14 +29,26 @@ def find_image_ids(results, annotations):
         if isinstance(name := image.get("file_name"), str):
             name = name.replace("\\", "/")
             by_name[name] = image.get("id")
-            by_last_part[PurePosixPath(name).name].append(image.get("id"))
+            by_last_part[PurePosixPath(name).name].append((name, image.get("id")))
     found: dict[str, object] = {}
     for name in {row["image_id"] for row in results if isinstance(row, dict) and isinstance(row.get("image_id"), str)}:
-        alike = by_last_part[PurePosixPath(name).name]
-        if name not in ids and (name in by_name or len(alike) == 1):
-            found[name] = by_name[name] if name in by_name else alike[0]
+        alike = by_last_part.get(PurePosixPath(name).name, [])
+        alike = [by_name[name]] if name in by_name else _most_alike(name, alike)
+        if name not in ids and len(alike) == 1:
+            found[name] = alike[0]
     _refuse_two_of_one(found)
     return [{**row, "image_id": found[row["image_id"]]} if _is_named(row, found) else row for row in results]
+
+
+def _most_alike(name: str, images: list[tuple[str, object]]) -> list:
+    """Return the ids of the images that share the most last parts with a name."""
+    shared = [_count_shared(name, other) for other, _ in images]
+    return [id_ for (_, id_), count in zip(images, shared) if count == max(shared)]
+
+
+def _count_shared(name: str, other: str) -> int:
+    pairs = zip(reversed(PurePosixPath(name).parts), reversed(PurePosixPath(other).parts))
+    return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
 def _is_named(row, found: dict) -> bool:

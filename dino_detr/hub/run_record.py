@@ -1,13 +1,10 @@
 """What a run folder says of its run, without the paths of the machine that it ran on."""
 
 import csv
-import json
 from dataclasses import dataclass
 from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
 
-import yaml
-
-from ..evaluation.history import read_history
+from ..evaluation.history import read_figures, read_history, read_mapping
 
 SOURCES = ("dataset", "model", "backbone")  # options that are a folder of this machine, or something known elsewhere
 
@@ -47,17 +44,22 @@ def read_record(folder: str | Path) -> RunRecord:
     folder = Path(folder)
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(f"{folder} has no config.json: it is neither a finished run nor a checkpoint")
-    recipe, environment = _read(folder / "recipe.yaml"), _read(folder / "environment.json")
+    config = read_mapping(folder / "config.json")
+    if lacking := {"id2label", "num_queries", "backbone_config"} - config.keys():
+        raise ValueError(
+            f"{folder / 'config.json'} is not of a detector from here: it has no {', '.join(sorted(lacking))}"
+        )
+    recipe, environment = read_mapping(folder / "recipe.yaml"), read_mapping(folder / "environment.json")
     local = environment.get("local_paths")
     if local is None:  # runs of before it was noted
         local = local_sources(recipe)
     return RunRecord(
-        config=_read(folder / "config.json"),
-        processor=_read(folder / "preprocessor_config.json"),
+        config=config,
+        processor=read_mapping(folder / "preprocessor_config.json"),
         recipe=without_paths(recipe, local),
         local=local,
         environment=environment,
-        figures=_read(folder / "figures.json"),
+        figures=read_figures(folder / "figures.json"),
         metrics=read_history(folder / "metrics.jsonl"),
         evaluations=read_history(folder / "evaluation.jsonl"),
         energy=_read_energy(folder / "emissions.csv"),
@@ -66,13 +68,13 @@ def read_record(folder: str | Path) -> RunRecord:
 
 def local_sources(recipe: dict) -> list[str]:
     """The options among `SOURCES` whose value is a file or folder here."""
-    return [name for name in SOURCES if recipe.get(name) and Path(recipe[name]).expanduser().exists()]
+    return [name for name in SOURCES if recipe.get(name) and Path(str(recipe[name])).expanduser().exists()]
 
 
 def without_paths(recipe: dict, local: list[str]) -> dict:
     """A recipe in which the last part stands for the whole of each path: of those in `local` and whatever looks so."""
     return {
-        name: PurePath(value).name if name in (*local, "output_dir", "logging_dir") else _without_paths(value)
+        name: PurePath(str(value)).name if name in (*local, "output_dir", "logging_dir") else _without_paths(value)
         for name, value in recipe.items()
     }
 
@@ -88,16 +90,6 @@ def _without_paths(value):
     if absolute or value.startswith(("~", "./", "../", ".\\", "..\\")) or ("/" in value and Path(value).exists()):
         return PureWindowsPath(value).name  # takes either slash
     return value
-
-
-def _read(path: Path) -> dict:
-    if not path.exists():
-        return {}
-    try:
-        text = path.read_text(encoding="utf-8")
-        return yaml.safe_load(text) if path.suffix == ".yaml" else json.loads(text)
-    except (yaml.YAMLError, json.JSONDecodeError) as fault:
-        raise ValueError(f"{path} cannot be read: {fault}") from fault
 
 
 def _read_energy(path: Path) -> tuple[float, float] | None:

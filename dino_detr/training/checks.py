@@ -219,6 +219,9 @@ def check_checkpoints(options) -> None:
             "early_stopping_patience needs evaluations (eval_strategy), a metric_for_best_model and "
             "load_best_model_at_end"
         )
+
+
+def check_uploads(options) -> None:
     if options.push_to_hub and options.hub_strategy not in ("every_save", "end"):
         raise ValueError(
             f"hub_strategy={options.hub_strategy.value} would upload the state of training: choose every_save (the "
@@ -293,8 +296,10 @@ def check_run_length(options, steps: int, forgiven: frozenset[str] = frozenset()
     return list(found.values())
 
 
-BEFORE_TRANSFORMERS = [check_texts, check_limits, check_sizes, check_start, check_model_config, check_backbone_config]
+BEFORE_TRANSFORMERS = [
+    check_texts, check_limits, check_sizes, check_start, check_model_config, check_backbone_config, check_checkpoints,
+]  # fmt: skip
 AFTER_TRANSFORMERS = [
-    check_metric, check_optimizer, check_scheduler, check_log_levels, check_checkpoints, check_precision,
+    check_metric, check_optimizer, check_scheduler, check_log_levels, check_uploads, check_precision,
     check_data_loading, check_trackers,
 ]  # fmt: skip

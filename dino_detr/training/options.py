@@ -158,9 +158,9 @@ class DinoDetrTrainingArguments(TrainingArguments):
     def __post_init__(self):
         check_names("options", self.given - {"per_device_train_batch_size"}, _known())
         self._read_values()
-        refuse_idle(self.given, self)
         for check in BEFORE_TRANSFORMERS:
             check(self)
+        refuse_idle(self.given, self)
         if self.overfit_images is not None:
             self.augmentation, self.image_sizes = "none", [max(self.image_sizes)]
             self.horizontal_flip = self.photometric_distort = self.zoom_out = self.iou_crop = None
