@@ -22,9 +22,15 @@ def padded_sizes(labels: list[dict], height: int, width: int) -> Tensor | None:
     Returns:
         int64 `[B, 2]` on the CPU; or None where no image is smaller than the batch, or one is larger, which means that
         it was resized since.
+
+    Raises:
+        ValueError: for a `size` that is none.
     """
     sizes = [label.get("size") for label in labels]
     sizes = [[height, width] if size is None else torch.as_tensor(size).tolist() for size in sizes]
+    for index, size in enumerate(sizes):
+        if not isinstance(size, list) or len(size) != 2 or not all(side >= 1 for side in size):
+            raise ValueError(f"labels[{index}]: size is {size}, but must be (height, width) of the image in pixels")
     heights, widths = zip(*sizes)
     if max(heights) > height or max(widths) > width or (min(heights) == height and min(widths) == width):
         return None

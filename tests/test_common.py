@@ -183,6 +183,13 @@ def test_labels_make_no_mask_where_they_tell_of_no_padding():
         assert torch.equal(model(IMAGES, labels=told).logits, expected)
 
 
+@pytest.mark.parametrize("size", [(0, 0), (-1, 96), (64,), (64, 96, 3), 64])
+def test_a_size_in_labels_that_is_none_is_named(size):
+    told = [label | {"size": torch.tensor(size)} for label in random_labels(3, 2)]
+    with pytest.raises(ValueError, match=r"labels\[0\]: size is .* \(height, width\)"):
+        tiny_detector()(IMAGES, labels=told)
+
+
 # -- copies
 
 

@@ -80,6 +80,22 @@ def test_a_killed_run_leaves_the_folder_to_the_next(other, tmp_path, caplog):
     assert json.loads((folder / LOCK).read_text())["process"] == os.getpid()
 
 
+@pytest.mark.parametrize(
+    "change", [{"process": "12"}, {"process": 10**30}, {"process": -1}, {"process": None}, {"machine": None}, None]
+)
+def test_a_lock_that_is_none_is_taken_over_as_one_without_signs_of_life(tmp_path, monkeypatch, change):
+    """Half of one, another program's, or one that somebody edited."""
+    monkeypatch.setattr(lock, "STALE", 0.1)
+    monkeypatch.setattr(lock, "SETTLE", 0.0)
+    content = lock._describe_this_process() | (change or {})
+    if change is None:
+        del content["process"]
+    (tmp_path / LOCK).write_text(json.dumps(content))
+    lock_folder(tmp_path)
+    assert json.loads((tmp_path / LOCK).read_text())["process"] == os.getpid()
+    unlock_folder(tmp_path)
+
+
 def test_another_hosts_run_is_watched_for_signs_of_life(other, tmp_path, monkeypatch, caplog):
     """By the lock's time, whatever that is; no clock of this machine counts."""
     folder = tmp_path / "run"

@@ -1,13 +1,15 @@
 """Values that cannot be, alone or beside others, are named before anything is done."""
 
 import sys
+from dataclasses import replace
 
 import pytest
 import yaml
 from launching import RECIPE, ROOT, run
+from transformers import HfArgumentParser
 from transformers.testing_utils import CaptureLogger
 
-from dino_detr.training import outlook, parse_options, prepare
+from dino_detr.training import DinoDetrTrainingArguments, outlook, parse_options, prepare
 
 
 @pytest.mark.parametrize(
@@ -18,12 +20,13 @@ from dino_detr.training import outlook, parse_options, prepare
         ("--num_denoising -1", "num_denoising=-1 must be 0 or more"),
         ("--total_batch_size 0", "total_batch_size=0 must be at least 1"),
         ("--gradient_accumulation_steps 0", "gradient_accumulation_steps=0 must be at least 1"),
-        ("--image_sizes 64 -80", "image_sizes=-80 must be at least 1"),
-        ("--image_sizes 0", "image_sizes=0 must be at least 1"),
+        ("--image_sizes 64 -80", "image_sizes=-80 must be at least 16"),
+        ("--image_sizes 0", "image_sizes=0 must be at least 16"),
+        ("--image_sizes 1", "image_sizes=1 must be at least 16"),
         ("--image_sizes []", "image_sizes is empty"),
         ("--image_sizes 400", "image_sizes has 400, above max_image_size=128"),
         ("--max_image_size 70", "image_sizes has 80, above max_image_size=70"),
-        ("--max_image_size -1", "max_image_size=-1 must be at least 1"),
+        ("--max_image_size -1", "max_image_size=-1 must be at least 16"),
         ("--learning_rate -1e-4", r"learning_rate=-0\.0001 must be 0 or more"),
         ("--learning_rate nan", "learning_rate=nan must be 0 or more"),
         ("--learning_rate inf", "learning_rate=inf must be 0 or more"),
@@ -62,6 +65,13 @@ from dino_detr.training import outlook, parse_options, prepare
         ("--greater_is_better false", "greater_is_better=false would keep the worst weights"),
         ("--save_strategy epoch", "--load_best_model_at_end requires the save and eval strategy to match"),
         ("--bf16 perhaps", "bf16=perhaps must be true, false or auto"),
+        ("--model=", "model is empty: give it a value, or leave it out"),
+        ("--output_dir=", "output_dir is empty"),
+        ("--dataset=", "dataset is empty"),
+        ("--resume_from_checkpoint=", "resume_from_checkpoint is empty"),
+        ("--log_level loud", "log_level=loud must be one of detail, debug, info"),
+        ("--lr_scheduler_type cosine_with_min_lr", "lr_scheduler_type=cosine_with_min_lr cannot be made with"),
+        ("--lr_scheduler_type cosine --lr_scheduler_kwargs {\"x\":2}", "with lr_scheduler_kwargs={'x': 2}: "),
     ],
 )  # fmt: skip
 def test_a_value_that_cannot_be_is_named(recipe, words, said):
@@ -128,3 +138,32 @@ def test_a_recipe_for_gpus_runs_without_one(tmp_path):
     assert (options.bf16, options.mixed_precision, options.device.type) == (False, "no", "cpu")
     assert parse_options([finetune, "--bf16", "true"]).mixed_precision == "bf16"
     assert parse_options([finetune, "--bf16"]).recipe["bf16"] is True
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {},
+        {"overfit_images": 2},
+        {"ema_decay": 0.5, "metric_for_best_model": "AP50"},
+        {"lr_decay_steps": [0.5], "gradient_accumulation_steps": 2},
+    ],
+)
+def test_options_can_be_made_again_with_some_replaced(tmp_path, more):
+    """By tools that give every option, also those that were settled by the first."""
+    options = DinoDetrTrainingArguments(
+        str(tmp_path), model="m", dataset="digits", use_cpu=True, weight_decay=0.1, **more
+    )
+    expected = options.recipe | {"seed": 7, "total_batch_size": 32}
+    again = replace(options, seed=7, total_batch_size=32)
+    assert again.recipe == expected and again.to_dict() == options.to_dict() | {
+        "seed": 7,
+        "total_batch_size": 32,
+        "per_device_train_batch_size": options.per_device_train_batch_size * 2,
+    }
+    values = options.to_dict()
+    assert DinoDetrTrainingArguments(**values).recipe == options.recipe
+    assert HfArgumentParser(DinoDetrTrainingArguments).parse_dict(values)[0].recipe == options.recipe
+    for wrong in ({"eval_steps": 0}, {"data_seed": 3}, {"patch_size": 8}):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            replace(options, **wrong)

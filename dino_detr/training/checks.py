@@ -3,7 +3,12 @@
 import math
 from dataclasses import fields
 
+import torch
+from torch import nn
+from torch.optim import SGD
+from transformers import get_scheduler
 from transformers.integrations import get_available_reporting_integrations
+from transformers.training_args import trainer_log_levels
 
 from ..configuration_dino_detr import DinoDetrConfig
 from ..evaluation.coco_score import FIGURES
@@ -24,8 +29,9 @@ def _warms_up(options) -> bool:
 # Options that have an effect only where others allow it: (option, what decides, whether it has one).
 DEPENDENT_OPTIONS = [
     ("patch_size", {"model", "backbone"}, lambda options: options.backbone is not None),
-    *((name, {"overfit_images"}, lambda options: options.overfit_images is None) for name in _AUGMENTATION),
-    ("eval_split", {"overfit_images"}, lambda options: options.overfit_images is None),
+    ("augmentation", {"overfit_images"}, lambda o: o.overfit_images is None or o.augmentation == "none"),
+    *((name, {"overfit_images"}, lambda options: options.overfit_images is None) for name in _AUGMENTATION[1:]),
+    ("eval_split", {"overfit_images"}, lambda o: o.overfit_images is None or o.eval_split == o.train_split),
     ("eval_split", {"val_share"}, lambda options: options.val_share is None),
     ("val_share", {"overfit_images"}, lambda options: options.overfit_images is None),
     ("lr_scheduler_type", {"lr_decay_steps"}, lambda options: not options.lr_decay_steps),
@@ -71,6 +77,7 @@ def refuse_idle(names: set[str], options) -> None:
 
 
 _COUNT = (lambda value: value >= 1, "at least 1")
+_A_PATCH = (lambda value: value >= 16, "at least 16")  # and what is smaller shows nothing
 _POSITIVE = (lambda value: value > 0, "above 0")
 _NOT_NEGATIVE = (lambda value: value >= 0, "0 or more")
 _BELOW_ONE = (lambda value: 0 <= value < 1, "from 0 to below 1")
@@ -80,7 +87,7 @@ _LIMITS = {
     **dict.fromkeys(
         (
             "dataloader_prefetch_factor", "ddp_timeout", "early_stopping_patience", "gradient_accumulation_steps",
-            "max_image_size", "num_queries", "overfit_images", "patch_size", "per_device_eval_batch_size",
+            "num_queries", "overfit_images", "patch_size", "per_device_eval_batch_size",
             "save_total_limit", "total_batch_size",
         ),
         _COUNT,
@@ -98,8 +105,9 @@ _LIMITS = {
     "backbone_layer_decay": (lambda value: 0 < value <= 1, "above 0 and at most 1"),
     "ema_decay": (lambda value: 0 < value < 1, "between 0 and 1"),
     "horizontal_flip": (lambda value: 0 <= value <= 1, "from 0 to 1"),
-    "image_sizes": _COUNT,
+    "image_sizes": _A_PATCH,
     "lr_decay_steps": _POSITIVE,
+    "max_image_size": _A_PATCH,
     "max_steps": (lambda value: value == -1 or value >= 1, "at least 1 (or -1: num_train_epochs decides)"),
     "seed": _SEED,
     "val_share": (lambda value: 0 < value < 1, "between 0 and 1"),
@@ -112,6 +120,13 @@ def check_limits(options) -> None:
         for number in value if isinstance(value, list) else [value]:
             if number is not None and not (math.isfinite(number) and allowed(number)):
                 raise ValueError(f"{name}={number} must be {text}")
+
+
+def check_texts(options) -> None:
+    """That none is empty, as one from a variable that was not set: it would be taken for the folder one is in."""
+    for name in sorted(options.given):
+        if isinstance(value := getattr(options, name), str) and not value.strip():
+            raise ValueError(f"{name} is empty: give it a value, or leave it out")
 
 
 def check_sizes(options) -> None:
@@ -199,6 +214,27 @@ def check_uploads(options) -> None:
         )
 
 
+def check_scheduler(options) -> None:
+    """That transformers can make the schedule: some need lr_scheduler_kwargs, and each knows its own only."""
+    if options.lr_decay_steps:
+        return
+    optimizer = SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    kwargs = options.lr_scheduler_kwargs or {}
+    try:
+        get_scheduler(options.lr_scheduler_type, optimizer, 1, 10, scheduler_specific_kwargs=dict(kwargs))
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            f"lr_scheduler_type={options.lr_scheduler_type.value} cannot be made with lr_scheduler_kwargs={kwargs}: "
+            f"{' '.join(str(error).split())}"
+        ) from error
+
+
+def check_log_levels(options) -> None:
+    for name in ("log_level", "log_level_replica"):
+        if getattr(options, name) not in trainer_log_levels:
+            raise ValueError(f"{name}={getattr(options, name)} must be one of {', '.join(trainer_log_levels)}")
+
+
 def check_data_loading(options) -> None:
     if options.remove_unused_columns:
         raise ValueError("remove_unused_columns must be false: the columns are what samples are made of")
@@ -245,5 +281,8 @@ def check_run_length(options, steps: int, forgiven: frozenset[str] = frozenset()
     return list(found.values())
 
 
-BEFORE_TRANSFORMERS = [check_limits, check_sizes, check_start, check_model_config, check_checkpoints]
-AFTER_TRANSFORMERS = [check_metric, check_optimizer, check_uploads, check_precision, check_data_loading, check_trackers]
+BEFORE_TRANSFORMERS = [check_texts, check_limits, check_sizes, check_start, check_model_config, check_checkpoints]
+AFTER_TRANSFORMERS = [
+    check_metric, check_optimizer, check_scheduler, check_log_levels, check_uploads, check_precision,
+    check_data_loading, check_trackers,
+]  # fmt: skip

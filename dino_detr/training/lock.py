@@ -239,7 +239,7 @@ def _create(path: Path, holder: dict) -> bool:
 
 
 def _read(path: Path) -> dict | None:
-    """Who has the lock; empty if that cannot be read; None if there is no lock."""
+    """Who has the lock; empty if that is not a lock's content; None if there is no lock."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -248,7 +248,14 @@ def _read(path: Path) -> dict | None:
         return None
     except ValueError:
         return {}
-    return content if isinstance(content, dict) else {}
+    return content if _names_a_process(content) else {}
+
+
+def _names_a_process(content) -> bool:
+    """Whether this is what `_describe_this_process` makes, and no other program's, or half of it."""
+    if not isinstance(content, dict) or not {"process", "started", "machine"} <= content.keys():
+        return False
+    return type(content["process"]) is int and 0 < content["process"] < 2**31
 
 
 def _remove_stale(path: Path, holder: dict) -> None:

@@ -224,6 +224,8 @@ class DinoDetrTrainingArguments(TrainingArguments):
         ours = _known() - {f.name for f in fields(TrainingArguments)}
         hidden = {"resume_from_checkpoint", "hub_token", "overwrite", "per_device_train_batch_size"}
         hidden |= {name for name, _ in idle_options(_known(), self)}
+        if self.output_dir is not None and self.run_name == Path(self.output_dir).name:
+            hidden.add("run_name")  # follows
         resolved = self.to_dict()
         named = sorted((ours | self.given) - hidden)
         self.recipe = {name: resolved[name] for name in named if resolved[name] is not None}
@@ -281,12 +283,28 @@ def _with_defaults(values: dict) -> SimpleNamespace:
 
 
 def _given(cls, args: tuple, kwargs: dict) -> frozenset[str]:
-    """Return the names of the options that were said. Where a tool gives every one, those are no default."""
+    """
+    Return the names of the options that were said.
+
+    Where a tool gives every one (`dataclasses.replace`, `to_dict` read again, `HfArgumentParser`), those are neither a
+    default nor what becomes of one.
+    """
     options = [f for f in fields(cls) if f.init]
     values = dict(zip((f.name for f in options), args)) | kwargs
     if len(values) < len(options):
         return frozenset(values)
-    return frozenset(f.name for f in options if values[f.name] != _default(f))
+    settled = _settled_defaults()
+    said = {f.name for f in options if values[f.name] not in (_default(f), *settled[f.name])}
+    return frozenset(said - {"per_device_train_batch_size"})  # follows from the others
+
+
+@cache
+def _settled_defaults() -> dict[str, tuple]:
+    """Return what becomes of the defaults, by name: as it is in an object, and as `to_dict` shows it."""
+    options = DinoDetrTrainingArguments(model="a", dataset="a", use_cpu=True)
+    shown = options.to_dict()
+    settled = {name: (getattr(options, name), shown[name]) for name in _known()}
+    return settled | dict.fromkeys(options.given, ())
 
 
 def _read_all(place: str, values: dict, kinds: dict) -> dict:

@@ -104,7 +104,9 @@ def _find_start(folder: Path, asked: str | None) -> Path | None:
         return checkpoint
     checkpoint = Path(asked)
     if not checkpoint.is_dir():
-        raise FileNotFoundError(f"resume_from_checkpoint: there is no folder {asked}")
+        raise FileNotFoundError(
+            f"resume_from_checkpoint: there is no folder {asked}; `latest` goes on with the newest in output_dir"
+        )
     fault = find_damage(checkpoint)
     if fault is not None:
         raise ValueError(f"{asked} cannot be resumed from: {fault}")
