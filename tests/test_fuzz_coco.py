@@ -141,7 +141,7 @@ def usable(entry) -> bool:
     return isinstance(entry, dict) and isinstance(entry.get("file_name"), str) and "id" in entry
 
 
-@pytest.mark.parametrize("first", range(0, 300, 50))
+@pytest.mark.parametrize("first", range(0, 500, 50))
 def test_annotation_files_with_changed_values(folder, first):
     read = 0
     for seed in range(first, first + 50):
@@ -162,7 +162,7 @@ def test_annotation_files_with_changed_values(folder, first):
 
 def test_damaged_annotation_files(folder):
     read = 0
-    for seed in range(150):
+    for seed in range(250):
         print(f"seed {seed}")
         file = folder / "train.json"
         file.write_bytes(damage(json.dumps(valid()).encode(), random.Random(seed)))
@@ -221,7 +221,7 @@ def retype(values: list, rng: random.Random) -> list:
 def test_columns_of_datasets_with_changed_types():
     image = np.zeros((30, 40, 3), dtype=np.uint8)
     read = 0
-    for seed in range(120):
+    for seed in range(250):
         print(f"seed {seed}")
         rng = random.Random(seed)
         columns = {"image_id": [4, 2, 7], "width": [40] * 3, "height": [30] * 3}

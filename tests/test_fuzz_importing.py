@@ -15,7 +15,7 @@ from test_import_layouts import cvat, cvat_ultralytics, kaggle, label_studio, la
 from dino_detr.data.importing import import_data
 from dino_detr.data.source_files import read_text
 
-CASES = 25  # of each layout
+CASES = 30  # of each layout
 LAYOUTS = {
     "yolo": [label_studio, labelimg, cvat, cvat_ultralytics, "with splits"],
     "voc": [kaggle, nested, quoted, only_trainval],
