@@ -16,12 +16,14 @@ from urllib.request import Request, urlopen
 import torch
 from PIL import Image
 from torch import Tensor
+from torchvision.transforms.v2.functional import pil_to_tensor
 from transformers import AutoImageProcessor, AutoModelForObjectDetection
 from transformers.image_utils import ChannelDimension
 
 from .data.decoding import decode_rgb
 from .data.image_files import IMAGE_SUFFIXES
-from .image_processing_dino_detr import select_detections, suppress_overlaps, upright_rgb
+from .evaluation.detections import TOP_K, detect_in_batch
+from .image_processing_dino_detr import upright_rgb
 
 _URL_TIMEOUT = 30  # seconds
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
@@ -73,13 +75,10 @@ class Detector:
         sizes, processed = [], []
         for image in images:
             if isinstance(image, Image.Image):
-                image = upright_rgb(image)
-                sizes.append((image.height, image.width))
-                pixels = self.processor.process_image(image, do_convert_rgb=True)
-            else:
-                sizes.append(tuple(image.shape[-2:]))
-                pixels = self.processor.process_image(image, input_data_format=ChannelDimension.FIRST)
-            processed.append(self.processor([pixels], return_tensors="pt")["pixel_values"])
+                image = pil_to_tensor(upright_rgb(image))
+            sizes.append(tuple(image.shape[-2:]))
+            inputs = self.processor([image], input_data_format=ChannelDimension.FIRST, return_tensors="pt")
+            processed.append(inputs["pixel_values"])
         results: list[dict[str, Tensor]] = [{} for _ in processed]
         by_size = defaultdict(list)
         for position, pixels in enumerate(processed):
@@ -87,11 +86,10 @@ class Detector:
         for positions in by_size.values():
             for start in range(0, len(positions), batch_size):
                 some = positions[start : start + batch_size]
-                outputs = self.model(torch.cat([processed[position] for position in some]).to(self.model.device))
+                batch = torch.cat([processed[position] for position in some])
                 target_sizes = [sizes[position] for position in some]
-                best = select_detections(outputs.logits, outputs.pred_boxes, target_sizes, 300, one_label_per_query)
-                for position, *found in zip(some, *(tensor.cpu() for tensor in best)):
-                    scores, labels, boxes = suppress_overlaps(*found, nms_threshold)
+                best = detect_in_batch(self.model, batch, target_sizes, TOP_K, one_label_per_query, nms_threshold)
+                for position, (scores, labels, boxes) in zip(some, best):
                     keep = (scores > threshold) & (boxes[:, 2:] > boxes[:, :2]).all(1)
                     results[position] = {"scores": scores[keep], "labels": labels[keep], "boxes": boxes[keep]}
         return results

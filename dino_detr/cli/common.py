@@ -2,7 +2,6 @@
 
 import argparse
 import sys
-from pathlib import Path
 
 
 def add_post_processing(verb: argparse.ArgumentParser) -> None:
@@ -37,20 +36,8 @@ def checked_rows(dataset: str, split: str):
     return report.rows
 
 
-def load_checkpoint(source: str, device: str | None = None):
-    """
-    Load a detector, in eval mode and on its device, and its processor.
+def is_users_fault(error: Exception) -> bool:
+    """Tell whether an error's message is meant for the user: bad input, or a file that cannot be read or written."""
+    from huggingface_hub.errors import StrictDataclassError
 
-    Raises:
-        FileNotFoundError: if `source` is neither a folder nor a Hub id.
-        ValueError: if there is no such device.
-    """
-    from ..inference import Detector
-
-    detector = Detector(source, device)
-    return detector.model, detector.processor
-
-
-def is_results_file(source: str) -> bool:
-    """Whether `evaluate` was given COCO results rather than a checkpoint, which is a folder or a Hub id."""
-    return Path(source).is_file() or (source.lower().endswith(".json") and not Path(source).is_dir())
+    return isinstance(error, (ValueError, OSError, StrictDataclassError))

@@ -4,15 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from .common import (
-    add_device,
-    add_post_processing,
-    check_batch_size,
-    checked_rows,
-    is_results_file,
-    load_checkpoint,
-    post_processing,
-)
+from .common import add_device, add_post_processing, check_batch_size, checked_rows, post_processing
 from .outputs import claim_files, claim_folder, write_json
 
 SCORERS = ("numpy", "pycocotools")
@@ -101,20 +93,30 @@ def evaluate_checkpoint(options: argparse.Namespace) -> tuple:
     from ..data import category_ids, class_names
     from ..evaluation import CocoDetectionMetric, to_coco_results
     from ..evaluation.detections import detect, references
+    from ..inference import Detector
     from ..training.precision import autocast_as_trained
 
     rows = checked_rows(options.dataset, options.split)
-    model, processor = load_checkpoint(options.source, options.device)
-    names = [model.config.id2label[index] for index in range(model.config.num_labels)]
+    detector = Detector(options.source, options.device)
+    config = detector.model.config
+    names = [config.id2label[index] for index in range(config.num_labels)]
     nameless = names == [f"LABEL_{index}" for index in range(len(class_names(rows)))]  # a converted checkpoint
     if names != class_names(rows) and not nameless:
         raise ValueError(f"{options.source} knows the classes {names}, but {options.dataset} has {class_names(rows)}")
-    every = range(len(rows)), options.batch_size, options.num_workers
-    as_trained, said = autocast_as_trained(options.source, model.device)
+    as_trained, said = autocast_as_trained(options.source, detector.model.device)
     if said is not None:
         print(said, file=sys.stderr)
     with as_trained:
-        detections = list(detect(model, processor, rows, *every, **post_processing(options)))
+        found = detect(
+            detector.model,
+            detector.processor,
+            rows,
+            range(len(rows)),
+            options.batch_size,
+            options.num_workers,
+            **post_processing(options),
+        )
+        detections = list(found)
     metric = CocoDetectionMetric(category_ids=category_ids(rows), class_names=class_names(rows), scorer=options.scorer)
     truth = references(rows, detections)
     metric.add_batch(predictions=detections, references=truth)
@@ -142,6 +144,11 @@ def rows_with_images(dataset: str, split: str):
         return load_detection_dataset(dataset, split)
     except (ValueError, OSError) as error:
         return str(error)
+
+
+def is_results_file(source: str) -> bool:
+    """Tell whether a source is COCO results rather than a checkpoint, which is a folder or a Hub id."""
+    return Path(source).is_file() or is_annotation_file(source)
 
 
 def is_annotation_file(dataset: str) -> bool:

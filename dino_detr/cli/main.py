@@ -18,6 +18,7 @@ from . import (
     replay,
     train,
 )
+from .common import is_users_fault
 
 VERBS = (train, evaluate, predict, check_data, import_data, recipes, compare, forecast, convert, hub, benchmark, replay)
 
@@ -59,10 +60,3 @@ def build_parser() -> argparse.ArgumentParser:
     for verb in VERBS:
         verb.add_parser(verbs)
     return parser
-
-
-def is_users_fault(error: Exception) -> bool:
-    """Whether an error's message is meant for the user: bad input, or a file that cannot be read or written."""
-    from huggingface_hub.errors import StrictDataclassError
-
-    return isinstance(error, (ValueError, OSError, StrictDataclassError))

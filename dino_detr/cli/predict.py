@@ -3,6 +3,7 @@
 import argparse
 import json
 import sys
+from collections import Counter
 from pathlib import Path
 
 from .common import add_device, add_post_processing, check_batch_size, post_processing
@@ -138,14 +139,15 @@ def _to_results(name: str, detections: dict, config) -> list[dict]:
 
 def name_pictures(stems: list[str], taken: set[str]) -> list[str]:
     """Return a name for the picture of each image: different from one another and, in any case, from those taken."""
+    count = Counter(stem.casefold() for stem in stems)
     taken = {name.casefold() for name in taken}
-    count = {stem: sum(other.casefold() == stem.casefold() for other in stems) for stem in stems}
-    names, plain = [], {f"{stem}.jpg".casefold() for stem in stems if count[stem] == 1}
+    plain = {f"{stem}.jpg" for stem, times in count.items() if times == 1}  # for those who ask for them alone
+    numbers, names = Counter(), []
     for stem in stems:
-        name, number = f"{stem}.jpg", 0
-        while name.casefold() in taken or (count[stem] > 1 and (number == 0 or name.casefold() in plain)):
-            number += 1
-            name = f"{stem}_{number}.jpg"
+        key, name = stem.casefold(), f"{stem}.jpg"
+        while name.casefold() in taken or (count[key] > 1 and (not numbers[key] or name.casefold() in plain)):
+            numbers[key] += 1
+            name = f"{stem}_{numbers[key]}.jpg"
         taken.add(name.casefold())
         names.append(name)
     return names

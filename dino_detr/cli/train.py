@@ -2,6 +2,8 @@
 
 import sys
 
+from .common import is_users_fault
+
 
 def add_parser(verbs) -> None:
     verbs.add_parser("train", help="train a recipe: RECIPE [--option value ...]", add_help=False)
@@ -18,8 +20,6 @@ def run(arguments: list[str]) -> None:
 def _run(arguments: list[str]) -> None:
     import errno
 
-    from huggingface_hub.errors import StrictDataclassError
-
     from ..training import train
     from ..training.lock import FolderLost
     from ..training.nonfinite import NonFinite
@@ -34,7 +34,7 @@ def _run(arguments: list[str]) -> None:
             sys.exit(
                 "dino-detr: out of memory before the first step, with data and model: a smaller backbone needs less"
             )
-        if not isinstance(error, (ValueError, OSError, StrictDataclassError)):
+        if not is_users_fault(error):
             raise
         sys.exit(f"dino-detr: {error}")
     if trainer is None:

@@ -8,11 +8,11 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from .coco_results import format_figure
+from .coco_score import FIGURES
 from .history import read_figures, read_history, read_mapping
 
 # Okabe and Ito's palette, told apart by colour-blind readers: https://jfly.uni-koeln.de/color/
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "black")
-_FIGURES = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 _NOT_COMPARED = {"output_dir", "logging_dir", "run_name"}  # they differ in any two runs
 
 
@@ -89,7 +89,7 @@ def to_json(runs: list[Run]) -> dict:
     differ = options_that_differ(runs)
     return {
         run.name: {
-            "figures": {name: run.figures.get(name) for name in _FIGURES},
+            "figures": {name: run.figures.get(name) for name in FIGURES[:6]},
             "step_of_best": run.figures.get("step"),
             "steps": run.steps,
             "seconds_per_step": run.median("seconds_per_step"),
@@ -112,7 +112,7 @@ def _plain(value):
 def format_comparison(runs: list[Run]) -> str:
     """Return figures and differing options as a table of one column a run."""
     rows = [("", [run.name for run in runs])]
-    rows += [(name, [format_figure(run.figures.get(name)) for run in runs]) for name in _FIGURES]
+    rows += [(name, [format_figure(run.figures.get(name)) for run in runs]) for name in FIGURES[:6]]
     rows += [
         ("best at step", [_shown(run.figures.get("step")) for run in runs]),
         ("steps", [_shown(run.steps) for run in runs]),

@@ -8,6 +8,7 @@ from functools import partial
 import numpy as np
 import torch
 from datasets import Dataset, Image
+from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers.image_utils import ChannelDimension
 from transformers.utils import logging
@@ -18,6 +19,8 @@ from ..image_processing_dino_detr import select_detections, suppress_overlaps
 
 logger = logging.get_logger(__name__)
 
+TOP_K = 300  # detections of an image, as the reference takes
+
 
 @torch.no_grad()
 def detect(
@@ -27,7 +30,7 @@ def detect(
     indices: Iterable[int],
     batch_size: int = 8,
     num_workers: int = 0,
-    top_k: int = 300,
+    top_k: int = TOP_K,
     one_label_per_query: bool = False,
     nms_threshold: float | None = None,
 ) -> Iterator[dict]:
@@ -64,17 +67,40 @@ def detect(
         for fault in unreadable:
             logger.warning(f"{fault}: left out")
         for positions, pixel_values in groups:
-            outputs = model(pixel_values.to(model.device))
             target_sizes = [image_sizes[position] for position in positions]
-            best = select_detections(outputs.logits, outputs.pred_boxes, target_sizes, top_k, one_label_per_query)
-            for position, *found in zip(positions, *(tensor.cpu() for tensor in best)):
-                scores, labels, boxes = suppress_overlaps(*found, nms_threshold)
+            best = detect_in_batch(model, pixel_values, target_sizes, top_k, one_label_per_query, nms_threshold)
+            for position, (scores, labels, boxes) in zip(positions, best):
                 yield {
                     "image_id": image_ids[position],
                     "scores": scores.numpy(),
                     "labels": labels.numpy().astype(np.int16),
                     "boxes": boxes.numpy(),
                 }
+
+
+def detect_in_batch(
+    model,
+    pixel_values: Tensor,
+    target_sizes: list[tuple[int, int]],
+    top_k: int,
+    one_label_per_query: bool,
+    nms_threshold: float | None,
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """
+    Run the model on images of one size.
+
+    Args:
+        pixel_values: `[B, 3, H, W]`, of any device.
+        target_sizes: height and width of each image before it was resized, in pixels.
+        top_k, one_label_per_query, nms_threshold: see `DinoDetrImageProcessor.post_process_object_detection`.
+
+    Yields:
+        For each image scores `[n]`, labels `[n]` and xyxy pixel boxes `[n, 4]` on the CPU, best first.
+    """
+    outputs = model(pixel_values.to(model.device))
+    best = select_detections(outputs.logits, outputs.pred_boxes, target_sizes, top_k, one_label_per_query)
+    for found in zip(*(tensor.cpu() for tensor in best)):
+        yield suppress_overlaps(*found, nms_threshold)
 
 
 def _leave_interrupts_to_parent(_worker_id: int) -> None:

@@ -1,8 +1,9 @@
 """The score from which a detector's detections are worth showing: one for the report, the pictures and `predict`."""
 
-import json
 import math
 from pathlib import Path
+
+from .history import read_mapping
 
 DEFAULT_THRESHOLD = 0.5  # of a checkpoint that does not know its own
 
@@ -17,8 +18,8 @@ def readable_threshold(score: float | None) -> float:
 def read_threshold(folder: str | Path) -> float:
     """Return the threshold that a run has written into its `figures.json`; without one, 0.5."""
     try:
-        threshold = json.loads((Path(folder) / "figures.json").read_text(encoding="utf-8")).get("threshold")
-    except (OSError, ValueError, AttributeError):
+        threshold = read_mapping(Path(folder) / "figures.json").get("threshold")
+    except (OSError, ValueError):
         return DEFAULT_THRESHOLD
     known = isinstance(threshold, (int, float)) and 0 <= threshold <= 1
     return float(threshold) if known else DEFAULT_THRESHOLD

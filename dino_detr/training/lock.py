@@ -242,9 +242,7 @@ def _read(path: Path) -> dict | None:
     """Who has the lock; empty if that is not a lock's content; None if there is no lock."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except NotADirectoryError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except ValueError:
         return {}

@@ -191,7 +191,6 @@ def _train(trainer: DetectionTrainer) -> dict[str, float]:
         with own_class(trainer.model):
             trainer.model.save_pretrained(folder, state_dict=weights)
         trainer.processor.save_pretrained(folder)
-    if trainer.is_world_process_zero():
         _describe(trainer, figures)
     trainer.accelerator.wait_for_everyone()
     if trainer.uploads is not None:  # the other processes need not wait
