@@ -146,13 +146,18 @@ YOLO = [label_studio, labelimg, labelimg_in_images, darknet_beside, cvat, cvat_u
 YOLO += [labels_with_both_suffixes, in_utf_16, names_of_other_case, images_that_are_listed_one_by_one]
 
 
+def assert_complete(imported, counts: dict[str, int], names: dict[int, str]) -> None:
+    """All images are there, each with its two boxes, and there is nothing to say."""
+    assert {split: len(images) for split, images in imported.splits.items()} == counts
+    assert {count for images in imported.splits.values() for count in images.values()} == {2}
+    assert imported.names == names and not imported.problems
+
+
 @pytest.mark.parametrize("layout", YOLO)
 def test_yolo_of_every_tool(layout, load, tmp_path):
     layout(tmp_path / "yolo")
     imported = load("yolo", tmp_path / "yolo", "--val_share", "0.25", "--strict")
-    assert {split: len(images) for split, images in imported.splits.items()} == {"train": 3, "val": 1}
-    assert {count for images in imported.splits.values() for count in images.values()} == {2}
-    assert imported.names == {0: "cat", 1: "dog"} and not imported.problems
+    assert_complete(imported, {"train": 3, "val": 1}, {0: "cat", 1: "dog"})
 
 
 def test_cvat_with_two_splits(load, tmp_path):
@@ -433,9 +438,7 @@ VOC += [another_encoding, xml_with_both_suffixes]
 def test_voc_of_every_tool(layout, load, tmp_path):
     layout(tmp_path / "voc")
     imported = load("voc", tmp_path / "voc", "--val_share", "0.25", "--strict")
-    assert {split: len(images) for split, images in imported.splits.items()} == {"train": 6, "val": 2}
-    assert {count for images in imported.splits.values() for count in images.values()} == {2}
-    assert imported.names == {1: "cat", 2: "dog"} and not imported.problems
+    assert_complete(imported, {"train": 6, "val": 2}, {1: "cat", 2: "dog"})
 
 
 def test_trainval_is_train_without_val(load, tmp_path):
