@@ -68,7 +68,7 @@ class DinoDetrBackbone(nn.Module):
         return self
 
     def set_gradient_checkpointing(self, enable: bool) -> None:
-        """Of timm's blocks, which transformers does not know. A frozen backbone has no graph: nothing is recomputed."""
+        """Switch recomputation of timm's blocks, which transformers does not know, on or off."""
         if self.model.config.model_type == "timm_backbone":
             self.model._backbone.model.set_grad_checkpointing(enable)
 

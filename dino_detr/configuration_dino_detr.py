@@ -144,7 +144,7 @@ class DinoDetrConfig(PreTrainedConfig):
     @classmethod
     def from_dict(cls, config_dict, **kwargs):
         """
-        As transformers', except that keys this version does not know are dropped with a warning.
+        Build a configuration from a dict. Keys that this version does not know are dropped with a warning.
 
         Options of loading (`device_map`, `max_memory`, ...) are none of a configuration's, and passed over.
 

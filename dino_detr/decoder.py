@@ -213,7 +213,7 @@ class DinoDetrDecoder(DinoDetrPreTrainedModel):
 
     @capture_outputs
     def capture(self, *inputs, **kwargs) -> DinoDetrDecoderOutput:
-        """As `forward`; with `output_hidden_states` or `output_attentions` also what `_can_record_outputs` names."""
+        """Run `forward`; `output_hidden_states` and `output_attentions` add what `_can_record_outputs` names."""
         hidden_states, references = self(*inputs)
         return DinoDetrDecoderOutput(
             last_hidden_state=hidden_states[-1],

@@ -58,7 +58,7 @@ def deformable_sampling(
     sampling: str = "auto",
 ) -> Tensor:
     """
-    As `plain_sampling`, in one of the ways of `SAMPLING`.
+    Sample as `plain_sampling` does, in one of the ways of `SAMPLING`.
 
     `auto` is `triton` on a GPU where it works, `gather` on a CPU, else `plain`; under `torch.compile`, which fuses what
     `gather` does in blocks, a CPU has `plain`. All give the same but for rounding. `torch.jit.trace` always sees

@@ -126,5 +126,5 @@ class DinoDetrEncoder(DinoDetrPreTrainedModel):
 
     @capture_outputs
     def capture(self, *inputs, **kwargs) -> BaseModelOutput:
-        """As `forward`; with `output_hidden_states` or `output_attentions` also what `_can_record_outputs` names."""
+        """Run `forward`; `output_hidden_states` and `output_attentions` add what `_can_record_outputs` names."""
         return BaseModelOutput(last_hidden_state=self(*inputs))

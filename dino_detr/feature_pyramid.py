@@ -61,7 +61,7 @@ class SimpleFeaturePyramid(nn.Module):
 
 
 class GroupNorm(nn.GroupNorm):
-    """Of a single value per group too, which `nn.GroupNorm` refuses: one cell of the narrowest model."""
+    """`nn.GroupNorm` that takes a single value per group too: one cell of the narrowest model."""
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)

@@ -80,19 +80,19 @@ class DinoDetrImageProcessor(TorchvisionBackend):
     model_input_names = ["pixel_values", "pixel_mask"]
 
     def fetch_images(self, images):
-        """As transformers', but files are opened with Pillow, so that they become what their images become."""
+        """Fetch images; files are opened with Pillow, so that they become what their images become."""
         if isinstance(images, str) and os.path.isfile(images):
             return Image.open(images)
         return super().fetch_images(images)
 
     def process_image(self, image, **kwargs) -> Tensor:
-        """As transformers', after making PIL images upright RGB."""
+        """Turn an image into a tensor, after making PIL images upright RGB."""
         if isinstance(image, Image.Image):
             image = upright_rgb(image)
         return super().process_image(image, **kwargs)
 
     def resize(self, image: Tensor, size: SizeDict, *args, **kwargs) -> Tensor:
-        """As transformers', but of a very long image the short side stays at least a patch."""
+        """Resize an image; the short side of a very long one stays at least a patch."""
         height, width = image.shape[-2:]
         if size.shortest_edge and size.longest_edge:
             new_size = get_size_with_aspect_ratio((height, width), size.shortest_edge, size.longest_edge)

@@ -56,7 +56,7 @@ class FeedForward(nn.Module):
 
 
 def compute_dtype(x: Tensor) -> torch.dtype:
-    """Of products with `x`: autocast's, where that is on."""
+    """Return the dtype of products with `x`: autocast's if it is enabled, else `x.dtype`."""
     device = x.device.type
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
 
@@ -75,7 +75,7 @@ def is_untouched(layer: nn.Module) -> bool:
 
 
 def _is_plain(tensor: Tensor) -> bool:
-    """Not of a subclass, as quantised and sharded weights are."""
+    """Tell a plain tensor from one of a subclass, as quantised and sharded weights are."""
     return type(tensor) in (Tensor, nn.Parameter)
 
 
@@ -114,7 +114,7 @@ def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def _weight_gradient(rows: Tensor, gradient: Tensor) -> Tensor:
-    """Of `[R, K]` and the gradient of `[R, N]`: `[N, K]`."""
+    """Return the weights' gradient `[N, K]` from inputs `[R, K]` and the outputs' gradient `[R, N]`."""
     if len(rows) < _MANY_ROWS or not _is_for_onednn(rows, gradient.t()):
         # the smaller side first, which is faster
         return (rows.t() @ gradient).t() if rows.shape[1] < gradient.shape[1] else gradient.t() @ rows
@@ -125,7 +125,7 @@ def _weight_gradient(rows: Tensor, gradient: Tensor) -> Tensor:
 
 
 class _OneDnnLinear(torch.autograd.Function):
-    """Not the convolution's own gradient: that of its weights is slow where rows are few or hard to divide."""
+    """`F.linear` as a convolution, without its own gradient of weights: slow where rows are few or hard to divide."""
 
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None):
@@ -147,7 +147,7 @@ class _OneDnnLinear(torch.autograd.Function):
 
 class _RecomputedFeedForward(torch.autograd.Function):
     """
-    Of the many hidden values none is kept: they are computed again for the gradients, on a CPU a few rows at a time.
+    Feed-forward layers that keep no hidden values: gradients compute them again, on a CPU a few rows at a time.
 
     The parameters are in their own dtype, their gradients as well; `dtype` is what is computed in.
     """

@@ -34,7 +34,7 @@ class Targets:
     @classmethod
     def from_labels(cls, labels: list[dict], batch_size: int, device: torch.device) -> "Targets":
         """
-        From the processor's `labels`, of which `class_labels` and `boxes` are read.
+        Build targets from the processor's `labels`, of which `class_labels` and `boxes` are read.
 
         Raises:
             ValueError: for a wrong number of images, a missing field or mismatched shapes. Values are checked where

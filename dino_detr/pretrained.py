@@ -31,7 +31,7 @@ class DinoDetrPreTrainedModel(PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, *args, **kwargs):
-        """As transformers'. Loading puts new parameters in place, so what is frozen is frozen again."""
+        """Load as transformers does. New parameters are put in place, so what is frozen is frozen again."""
         loaded = super().from_pretrained(*args, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded  # with `output_loading_info`
         for module in model.modules():
@@ -70,14 +70,14 @@ class DinoDetrPreTrainedModel(PreTrainedModel):
                 module.sampling = sampling
 
     def _set_gradient_checkpointing(self, enable: bool = True, **kwargs) -> None:
-        """As transformers', and in a backbone of timm."""
+        """Switch recomputation on or off, in a backbone of timm too."""
         super()._set_gradient_checkpointing(enable, **kwargs)
         for module in self.modules():
             if isinstance(module, DinoDetrBackbone):
                 module.set_gradient_checkpointing(enable)
 
     def _initialize_weights(self, module: nn.Module, is_custom_code: bool = False) -> None:
-        """As transformers', which in code outside its tree skips modules without parameters of their own."""
+        """Initialise modules without parameters of their own too, which transformers skips outside its tree."""
         super()._initialize_weights(module, is_custom_code=False)
 
     @torch.no_grad()

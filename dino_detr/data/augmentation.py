@@ -140,7 +140,9 @@ def multi_scale(height: int, width: int, draws: list[float], sizes: list[int], l
 
 
 def scale_crop_scale(height: int, width: int, draws: list[float], sizes: list[int], longest: int) -> tuple:
-    """As `multi_scale`; in half of the cases after a resize to 400, 500 or 600 and a crop of 384..600 pixels a side."""
+    """Scale as `multi_scale` does; half of the time after a resize to 400, 500 or 600 and a crop of 384..600 pixels a
+    side.
+    """
     if draws[1] < 0.5:
         return multi_scale(height, width, draws, sizes, longest)
     scale = max(sizes) / 800  # the reference's numbers are for images of up to 800 pixels

@@ -165,5 +165,5 @@ class Findings:
             self._by_kind[kind].count += finding.count - len(finding.examples)
 
     def sorted(self) -> list[Finding]:
-        """In the order of `KINDS`."""
+        """Return the findings in the order of `KINDS`."""
         return [self._by_kind[kind] for kind in KINDS if kind in self._by_kind]

@@ -107,7 +107,7 @@ def _is_file(path: Path) -> bool:
 
 
 def _is_coco(path: Path) -> bool:
-    """Not captions, keypoints or panoptic masks of the same images, nor a JSON file of something else."""
+    """Tell COCO boxes from captions, keypoints or panoptic masks of the same images, and from other JSON."""
     if path.stem.startswith("instances_"):
         return True
     if path.stem.startswith(("captions_", "person_keypoints_", "panoptic_", "stuff_", "image_info_")):

@@ -126,12 +126,12 @@ class TrainingSamples(torch.utils.data.Dataset):
 
 
 def drop_images_without_boxes(rows: Dataset) -> Dataset:
-    """Without the rows that have nothing to learn from."""
+    """Drop the rows that have nothing to learn from."""
     return rows.select(count_objects(rows).nonzero()[0])
 
 
 def count_objects(rows: Dataset) -> np.ndarray:
-    """Of each row, the boxes that have an extent and are not a crowd's: int64 `[rows]`."""
+    """Count each row's boxes that have an extent and are not a crowd's: int64 `[rows]`."""
     objects = rows.select_columns(["objects"]).with_format("arrow")[:]["objects"].combine_chunks()
     sides = objects.field("bbox").values.flatten().to_numpy().reshape(-1, 4)[:, 2:]
     crowds = objects.field("iscrowd")

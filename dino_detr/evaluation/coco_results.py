@@ -207,7 +207,7 @@ def _read_row(row: object, number: int, finders: dict[str, _Finder]) -> dict:
 
 
 def _refuse_if_boxless(findings: Findings) -> None:
-    """Of a file of masks or captions no annotation has a box: there is nothing to score against."""
+    """Refuse a file of masks or captions, in which no annotation has a box to score against."""
     for finding in findings.sorted():
         if finding.kind == "malformed_box":
             image, annotation_id, value = finding.examples[0]
@@ -243,5 +243,5 @@ def _line(name, cells) -> str:
 
 
 def format_figure(value: float | None) -> str:
-    """With three digits; `-` where there is nothing to measure: None, or COCO's -1."""
+    """Write a figure with three digits; `-` where there is nothing to measure: None, or COCO's -1."""
     return "-" if value is None or value < 0 else f"{value:.3f}"

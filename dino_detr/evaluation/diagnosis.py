@@ -250,7 +250,7 @@ def _advice(seen: Diagnosis) -> str:
 
 
 def _unlabelled_once(detection: dict | None) -> dict:
-    """Without the copies of a box under further labels: the best score counts."""
+    """Leave out the copies of a box under further labels: the best score counts."""
     if detection is None:
         return {"scores": np.empty(0), "labels": np.empty(0, dtype=np.int64), "boxes": np.empty((0, 4))}
     _, first = np.unique(detection["boxes"], axis=0, return_index=True)  # best first
@@ -271,7 +271,7 @@ def _agnostic_figures(pairs: list[tuple[dict, dict]]) -> dict:
 
 
 def _sides(boxes: np.ndarray) -> np.ndarray:
-    """Of squares of the boxes' areas."""
+    """Return the sides of squares of the boxes' areas."""
     return np.sqrt((boxes[:, 2:] - boxes[:, :2]).prod(1))
 
 

@@ -160,7 +160,7 @@ def find_errors(detections: list[dict], references: list[dict], num_classes: int
 
 
 def _pair(fate: str, candidates: np.ndarray, ious: np.ndarray, matches: ImageMatches) -> None:
-    """Of the candidates `[n, m]`, those detections and objects that are left, in the order of scores."""
+    """Pair the candidates `[n, m]` that are left, detections in the order of scores."""
     for index in np.flatnonzero(candidates.any(1) & (matches.fates == "false")):
         free = np.flatnonzero(candidates[index] & (matches.true_fates == "missed"))
         if len(free):

@@ -281,7 +281,7 @@ def _rmse(errors: np.ndarray) -> float:
 
 
 def format_ap(value: float, highest: float) -> str:
-    """Of 0..100 with two decimals, of 0..1 with four."""
+    """Write an AP of 0..100 with two decimals, one of 0..1 with four."""
     return f"{value:.{2 if highest > 1 else 4}f}"
 
 

@@ -92,7 +92,7 @@ def _is_finite(value) -> bool:
 
 def learning_rate_drops(metrics: list[dict]) -> list[dict]:
     """
-    Of the lines of `metrics.jsonl`, the last one before each drop of the learning rate.
+    Return the lines of `metrics.jsonl` that are the last before a drop of the learning rate.
 
     A drop is a fall to half or less from one line to the next between rates that stay within a tenth: what a warm-up
     or a cosine does is none. A line has the rate of the step that led to it, so a drop at a multiple of the logging

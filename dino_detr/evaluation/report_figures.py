@@ -195,7 +195,7 @@ def _figure(path: Path, width: float, height: float) -> Iterator[Figure]:
 
 
 def _visible(name: str) -> str:
-    """In a legend, matplotlib hides what begins with an underscore."""
+    """Keep a name from being hidden: matplotlib leaves out of legends what begins with an underscore."""
     return f"\N{ZERO WIDTH SPACE}{name}" if name.startswith("_") else name
 
 

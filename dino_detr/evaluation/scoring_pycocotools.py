@@ -9,7 +9,7 @@ from pycocotools.cocoeval import COCOeval
 
 
 def precision_and_recall(found: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """As `scoring_numpy.precision_and_recall`, in twenty times the time and with a kilobyte for each detection."""
+    """Compute what `scoring_numpy.precision_and_recall` does, in twenty times the time, with a kilobyte a detection."""
     columns = (wanted["image"], wanted["box"], wanted["area"], wanted["crowd"])
     annotations = [
         {"id": number, "image_id": image, "category_id": 1, "bbox": box, "area": area, "iscrowd": int(crowd)}

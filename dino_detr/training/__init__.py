@@ -1,4 +1,4 @@
-"""From a recipe to a run folder."""
+"""Training: the way from a recipe to a run folder."""
 
 from importlib import import_module
 

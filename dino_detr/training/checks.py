@@ -124,7 +124,7 @@ def check_limits(options) -> None:
 
 
 def check_texts(options) -> None:
-    """That none is empty, as one from a variable that was not set: it would be taken for the folder one is in."""
+    """Refuse empty text, as from a variable that was not set: it would be taken for the folder one is in."""
     for name in sorted(options.given):
         if isinstance(value := getattr(options, name), str) and not value.strip():
             raise ValueError(f"{name} is empty: give it a value, or leave it out")
@@ -141,7 +141,7 @@ def check_sizes(options) -> None:
 
 
 def check_start(options) -> None:
-    """That it is clear what is trained, and on what."""
+    """Check that it is clear what is trained, and on what."""
     config = options.model_config or {}
     if options.model is None and options.backbone is None and "backbone_config" not in config:
         raise ValueError("say what to train: model, backbone, or model_config with a backbone_config")
@@ -154,7 +154,7 @@ def check_start(options) -> None:
 
 
 def check_model_config(options) -> None:
-    """That its numbers can be, and that no field would be passed over for an option of the same meaning."""
+    """Check that its numbers can be, and that no field is passed over for an option of the same meaning."""
     kinds = {field.name: field.type for field in fields(DinoDetrConfig)}
     for name, value in (options.model_config or {}).items():
         if name in ("id2label", "label2id", "num_labels", "category_ids"):
@@ -171,7 +171,7 @@ def check_model_config(options) -> None:
 
 
 def check_backbone_config(options) -> None:
-    """That the backbone has each field: of one that it has not, transformers says nothing."""
+    """Check that the backbone has each field: transformers says nothing of one that it has not."""
     fields_given = (options.model_config or {}).get("backbone_config")
     kind = fields_given.get("model_type") if isinstance(fields_given, dict) else None
     if kind not in CONFIG_MAPPING:
@@ -185,7 +185,7 @@ def check_backbone_config(options) -> None:
 
 
 def check_metric(options) -> None:
-    """That evaluations have the figure by which the best weights are chosen."""
+    """Check that evaluations have the figure by which the best weights are chosen."""
     if options.metric_for_best_model is None:
         return
     name = options.metric_for_best_model.removeprefix("eval_")
@@ -230,7 +230,7 @@ def check_uploads(options) -> None:
 
 
 def check_scheduler(options) -> None:
-    """That transformers can make the schedule: some need lr_scheduler_kwargs, and each knows its own only."""
+    """Check that transformers can make the schedule: some need lr_scheduler_kwargs, each knows its own only."""
     if options.lr_decay_steps:
         return
     optimizer = SGD([nn.Parameter(torch.zeros(1))], lr=1.0)

@@ -119,7 +119,7 @@ def unlock_folder(folder: Path, now_at: Path | None = None) -> None:
 
 def check_lock(folder: Path) -> None:
     """
-    That a folder which this process had locked still is its own: before something is written there that counts.
+    Check that a folder which this process locked still is its own, before something that counts is written.
 
     Raises:
         FolderLost: if another run has it, for this one had been asleep.

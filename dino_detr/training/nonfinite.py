@@ -42,7 +42,7 @@ class StepWatch:
 
     def check(self, step: Step, gradient_norm: Tensor | float) -> None:
         """
-        On every process, before the optimiser's step.
+        Check losses and gradient on every process, before the optimiser's step.
 
         Raises:
             NonFinite: on every process if the numbers of any are not finite. Those whose own are not leave a dump.
@@ -56,7 +56,7 @@ class StepWatch:
 
     def check_predictions(self, step: Step, finite: bool) -> None:
         """
-        On every process, after the forward pass of a sharded model: its backward pass needs all of them.
+        Agree after the forward pass of a sharded model: its backward pass needs all processes.
 
         Raises:
             NonFinite: on every process if the predictions of any are not finite.

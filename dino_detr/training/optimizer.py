@@ -66,7 +66,7 @@ def build_step_schedule(
 
 
 def _depth_factors(vit: nn.Module, decay: float) -> dict[nn.Parameter, float]:
-    """By parameter; what stands before the blocks in the module is their embeddings, what stands after is its norm."""
+    """Return factors by parameter: what stands before the blocks is their embeddings, what stands after the norm."""
     containers = [module for module in vit.modules() if isinstance(module, (nn.ModuleList, nn.Sequential))]
     blocks = max(containers, key=lambda module: sum(p.numel() for p in module.parameters()))
     block_of = {parameter: i for i, block in enumerate(blocks, start=1) for parameter in block.parameters()}

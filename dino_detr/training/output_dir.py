@@ -125,7 +125,7 @@ def _set_later_aside(folder: Path, checkpoint: Path) -> None:
 
 def check_space(options: DinoDetrTrainingArguments, model: nn.Module) -> None:
     """
-    That the disk has room for the checkpoints the run keeps, the one being written, and the weights it leaves.
+    Check that the disk has room for the checkpoints kept, the one being written, and the weights that are left.
 
     Raises:
         OSError: if not, with how much is needed.
@@ -145,7 +145,7 @@ def check_space(options: DinoDetrTrainingArguments, model: nn.Module) -> None:
 
 
 def checkpoint_size(options: DinoDetrTrainingArguments, model: nn.Module) -> int:
-    """In bytes: the weights, AdamW's two moments of those that are trained, and the average's weights."""
+    """Return the bytes of a checkpoint: weights, AdamW's two moments of the trained ones, and the average."""
     weights = _size(model.parameters())
     moments = 2 * _size(p for p in model.parameters() if p.requires_grad)
     return weights * (1 + (options.ema_decay is not None)) + (0 if options.save_only_model else moments)
@@ -167,7 +167,7 @@ def _set_aside(folder: Path) -> None:
 
 
 def _rename(folder: Path) -> Path:
-    """To the first of `<folder>.old-1`, `-2`, ... that is free."""
+    """Rename a folder to the first of `<folder>.old-1`, `-2`, ... that is free."""
     number = 1
     while (other := folder.with_name(f"{folder.name}.old-{number}")).exists():
         number += 1

@@ -36,7 +36,7 @@ def settle_precision(options) -> None:
 
 def check_precision(options) -> None:
     """
-    That accelerate's precision is the recipe's, and that the device has it.
+    Check that accelerate's precision is the recipe's, and that the device has it.
 
     Raises:
         ValueError: if not.

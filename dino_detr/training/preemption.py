@@ -144,6 +144,6 @@ def _handled(signals: list[int], handler) -> Iterator[None]:
 
 
 def _tell(line: str) -> None:
-    """To the terminal, by the main process, without Python's buffer: a signal may come while that is being written."""
+    """Write a line by the main process, past Python's buffer: a signal may come while that is being written."""
     if os.environ.get("RANK", "0") == "0":
         os.write(2, f"\n{line}\n".encode())

@@ -70,5 +70,5 @@ class ProgressBar(ProgressCallback):
 
 
 def _best_figure(args) -> str:
-    """By which the best weights are chosen."""
+    """Return the figure by which the best weights are chosen."""
     return (args.metric_for_best_model or "AP").removeprefix("eval_")

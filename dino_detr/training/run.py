@@ -96,7 +96,7 @@ def _prepare(options: DinoDetrTrainingArguments, augmentation: Augmentation) -> 
 
 
 def _set_aside(options: DinoDetrTrainingArguments) -> None:
-    """With `val_share`, the split to train on becomes two parts, one to train and one to evaluate on."""
+    """Part the split to train on, if `val_share` asks for it, into one to train and one to evaluate on."""
     if options.val_share is None or options.overfit_images is not None:
         return
     split, part = split_part(options.train_split)
@@ -113,7 +113,7 @@ def _set_aside(options: DinoDetrTrainingArguments) -> None:
 
 
 def _check(options: DinoDetrTrainingArguments) -> list[Report]:
-    """Of the split to train on and, if it is another, of that to evaluate on; in the log and the run folder too."""
+    """Check the training split and, if it differs, the evaluation split. Log the findings and write them down."""
     reports = []
     with options.main_process_first(local=False, desc="checking the data"):  # the others find it in the cache
         for split in dict.fromkeys((options.train_split, options.eval_split)):

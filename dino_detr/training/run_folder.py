@@ -60,7 +60,7 @@ class RunFolder(TrainerCallback):
             logger.warning(f"The plots could not be drawn: {fault!r}")
 
     def _forget_after(self, path: Path, step: int) -> None:
-        """Without the lines of steps that a resumed run will make again, nor half of one that a kill left."""
+        """Drop the lines of steps that a resumed run will make again, and half of one that a kill left."""
         if not path.exists():
             return
         kept = [json.dumps(line) + "\n" for line in read_history(path) if line["step"] <= step]

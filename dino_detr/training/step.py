@@ -53,7 +53,7 @@ class Step:
 
 
 def random_state(device: torch.device) -> dict[str, Tensor]:
-    """Of torch's generators, of the CPU and of the device, by device type. Nothing waits for the device."""
+    """Return the states of torch's generators, the CPU's and the device's, by device type. Nothing waits."""
     state = {"cpu": torch.get_rng_state()}
     if device.type != "cpu":
         state[device.type] = torch.get_device_module(device).get_rng_state()

@@ -169,7 +169,7 @@ class _Trace:
             self._note("forward", call.module, "the images or boxes it is given are not finite")
 
     def _look_at_gradients(self) -> None:
-        """Of the weights, last modules first, where no module's inputs and outputs had a bad one."""
+        """Look at the weights' gradients, last modules first, where no module's inputs and outputs had a bad one."""
         gradients = {name: p.grad for name, p in self.model.named_parameters() if p.grad is not None}
         for name, gradient in reversed(gradients.items()):
             if not _finite(gradient):

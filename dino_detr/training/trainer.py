@@ -161,7 +161,7 @@ class DetectionTrainer(Trainer):
         load_weights(model, loaded.state_dict())
 
     def _save_checkpoint(self, model, trial) -> None:
-        """As transformers' own, but in a folder that gets its name when all is there: a kill leaves no half of one."""
+        """Write a checkpoint into a folder that gets its name when all is there: a kill leaves no half of one."""
         checkpoint = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
         if self.is_world_process_zero():
             check_lock(checkpoint.parent)
@@ -213,7 +213,7 @@ class DetectionTrainer(Trainer):
                 self._save(str(folder), state_dict=weights)
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        """As transformers', which pickles the options too: without their secrets."""
+        """Save as transformers does, which pickles the options too, without their secrets."""
         options = self.args
         self.args = without_tokens(options)
         try:
@@ -222,7 +222,7 @@ class DetectionTrainer(Trainer):
             self.args = options
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        """As transformers', but the same files whether parameters are sharded or not."""
+        """Write the same files whether parameters are sharded or not."""
         state = gather(self.optimizer.state_dict())
         if self.args.should_save:
             torch.save(state, Path(output_dir) / OPTIMIZER_NAME)
@@ -240,7 +240,7 @@ class DetectionTrainer(Trainer):
         self.lr_scheduler.load_state_dict(scheduler)
 
     def _name_best(self) -> None:
-        """On every process: each loads the best weights at the end."""
+        """Note the best checkpoint, on every process: each loads the best weights at the end."""
         best = Path(self.args.output_dir) / f"checkpoint-{self.state.best_global_step}"
         if self.state.best_global_step and (self.state.best_global_step == self.state.global_step or best.exists()):
             self.state.best_model_checkpoint = str(best)
@@ -262,7 +262,7 @@ class DetectionTrainer(Trainer):
         temporary.replace(folder / "trainer_state.json")
 
     def start_average(self, checkpoint: str | None) -> None:
-        """Of the weights as they are, or as far as it had come in a checkpoint."""
+        """Start the moving average from the current weights, or restore it from `checkpoint/ema`."""
         self.ema = WeightAverage(self.model, self.args.ema_decay)
         if checkpoint is not None:
             folder = Path(checkpoint) / "ema"
@@ -277,10 +277,10 @@ class DetectionTrainer(Trainer):
         return self.state.best_global_step if best and self.state.best_global_step else self.state.global_step
 
     def init_hf_repo(self, *args, **kwargs) -> None:
-        """Of no use here: see `Uploads`. (The Trainer's own ends a run where the Hub cannot be reached.)"""
+        """Do nothing: see `Uploads`. (The Trainer's own ends a run where the Hub cannot be reached.)"""
 
     def push_to_hub(self, *args, **kwargs):
-        """Not the Trainer's, which would upload the state of training and its pickled arguments too."""
+        """Refuse: the Trainer's would upload the state of training and its pickled arguments too."""
         raise NotImplementedError("dino_detr.hub.push_run(run_folder, repo_id) uploads a run")
 
     def _load_best_model(self):

@@ -26,7 +26,7 @@ class UnreadableImages:
                 logger.warning(f"{fault}: skipped, another image is in its place")
 
     def count(self, skipped: int, seen: int) -> None:
-        """Of a step of all processes: files skipped, and images seen."""
+        """Count the files skipped and the images seen in a step of all processes."""
         self._skipped += skipped
         self._seen += seen
 
