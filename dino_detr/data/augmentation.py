@@ -140,8 +140,10 @@ def multi_scale(height: int, width: int, draws: list[float], sizes: list[int], l
 
 
 def scale_crop_scale(height: int, width: int, draws: list[float], sizes: list[int], longest: int) -> tuple:
-    """Scale as `multi_scale` does; half of the time after a resize to 400, 500 or 600 and a crop of 384..600 pixels a
-    side.
+    """
+    Scale as `multi_scale` does, in half of the cases after a resize and a crop.
+
+    The resize is to 400, 500 or 600 pixels, the crop of 384..600 pixels a side.
     """
     if draws[1] < 0.5:
         return multi_scale(height, width, draws, sizes, longest)
