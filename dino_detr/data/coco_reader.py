@@ -6,10 +6,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .decoding import describe_fault, kind_of_fault
+from .decoding import describe_fault, kind_of_fault, read_upright_size
 from .file_names import Found, ImageFiles
 from .findings import Findings
-from .image_files import list_image_files, read_upright_size
+from .image_files import list_image_files
 from .numbers import Ids, is_text, number_ids, read_box, read_flag, read_number, read_whole, shown
 from .rows import SMALLEST_SIDE
 

@@ -78,7 +78,7 @@ class ImageFiles:
             if found:
                 return sorted(found)
         options = self._anywhere.get(parts[-1], []) if parts else []
-        in_common = [_count_common_end(parts, [_plain(part) for part in _split(path)]) for path in options]
+        in_common = [count_common_end(parts, [_plain(part) for part in _split(path)]) for path in options]
         return [path for path, count in zip(options, in_common) if count == max(in_common)]
 
     def _hint(self, name: str, fitting: list[str]) -> str:
@@ -154,7 +154,8 @@ def find_alike(name: str, files: dict[str, list[str]], root: Path) -> str:
     return f"{os.path.relpath(files[close[0]][0], root)!r} is there" if close else ""
 
 
-def _count_common_end(parts: list[str], others: list[str]) -> int:
+def count_common_end(parts: Sequence[str], others: Sequence[str]) -> int:
+    """Return how many of the last parts of two paths are the same."""
     pairs = zip(reversed(parts), reversed(others))
     return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
 

@@ -30,8 +30,8 @@ from datasets.exceptions import DatasetsError
 from transformers.utils import logging
 
 from .columns import NumberColumn
+from .decoding import read_upright_size
 from .findings import Findings
-from .image_files import read_upright_size
 from .numbers import read_box, read_whole, shown
 from .rows import detection_features
 from .shared_rows import share_rows

@@ -17,11 +17,8 @@ from PIL import Image as PILImage
 from tqdm import tqdm
 from transformers.utils import logging
 
-from .decoding import describe_fault, inspect_image, kind_of_fault, read_file, read_upright_size
+from .decoding import describe_fault, inspect_image, kind_of_fault, read_file
 from .findings import KINDS
-
-__all__ = ["IMAGE_SUFFIXES", "ImageFacts", "image_name", "image_names", "inspect_images", "list_image_files"]
-__all__ += ["read_upright_size"]
 
 logger = logging.get_logger(__name__)
 

@@ -10,6 +10,7 @@ from urllib.parse import unquote
 
 from .image_files import IMAGE_SUFFIXES
 
+SPLIT_NAMES = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}  # in lists and keys
 _SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val"}
 _SPLITS |= {"test": "test", "testing": "test"}
 _KINDS = ("images", "labels", "jpegimages", "data")  # folders of these names say nothing of what is meant
@@ -111,6 +112,14 @@ class SourceFiles:
             if split:
                 return split
         return None
+
+    def by_split(self, paths: Iterable[Path]) -> dict[str, list[Path]]:
+        """Return the files of each split, in the order of `SPLIT_NAMES`, without those of no split."""
+        found: dict[str, list[Path]] = {split: [] for split in SPLIT_NAMES}
+        for path in paths:
+            if (split := self.split_of(path)) is not None:
+                found[split].append(path)
+        return {split: files for split, files in found.items() if files}
 
     def name_rest(self, used: Iterable[Path], reasons: dict[str, str]) -> tuple[list[str], list[str]]:
         """

@@ -14,13 +14,12 @@ from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
-from .decoding import describe_fault
+from .decoding import describe_fault, read_upright_size
+from .file_names import count_common_end
 from .foreign import ForeignDataset, ForeignImage, ForeignObject
-from .image_files import read_upright_size
-from .source_files import SourceFiles, is_image, read_text
+from .source_files import SPLIT_NAMES, SourceFiles, is_image, read_text
 from .voc_xml import VocFile, read_voc_xml
 
-_SPLITS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
 _UNUSED = {"image": "an image without an XML file in a split", ".xml": "an XML file in no split", "": "not read"}
 _IMAGE_FOLDERS = ("jpegimages", "images", "image", "imgs", "img")
 _XML_FOLDERS = ("annotations", "annotation", "xml", "xmls", "labels")
@@ -70,13 +69,7 @@ def _splits(xml_files: list[Path], data: ForeignDataset) -> dict[str, list[Path]
     splits = _splits_of_lists(xml_files, data)
     if splits:
         return splits
-    for path in xml_files:
-        split = data.files.split_of(path)
-        if split is not None:
-            splits.setdefault(split, []).append(path)
-    if splits:
-        return {split: splits[split] for split in _SPLITS if split in splits}
-    return {"all": xml_files}
+    return data.files.by_split(xml_files) or {"all": xml_files}
 
 
 def _splits_of_lists(xml_files: list[Path], data: ForeignDataset) -> dict[str, list[Path]]:
@@ -93,7 +86,7 @@ def _splits_of_lists(xml_files: list[Path], data: ForeignDataset) -> dict[str, l
     for path in xml_files:
         by_stem[path.stem].append(path)
     splits = {}
-    for split, stems in (*_SPLITS.items(), ("trainval", ("trainval",))):
+    for split, stems in (*SPLIT_NAMES.items(), ("trainval", ("trainval",))):
         paths = next((lists[stem] for stem in stems if stem in lists), [])
         if paths:
             listed = [path for file in paths for path in _files_of_list(file, by_stem, data.files)]
@@ -141,10 +134,7 @@ def _most_alike(folder: Path, candidates: list[Path], root: Path) -> Path | None
 
     def common(path: Path) -> tuple[int, bool]:
         parts = [part.lower() for part in path.parent.parts]
-        count = 0
-        while count < min(len(wanted), len(parts)) and wanted[-1 - count] == parts[-1 - count]:
-            count += 1
-        return count, path.parent.parent == root and path.parent.name.lower() in _XML_FOLDERS
+        return count_common_end(wanted, parts), path.parent.parent == root and path.parent.name.lower() in _XML_FOLDERS
 
     best = sorted(candidates, key=common, reverse=True)
     return best[0] if best and (len(best) == 1 or common(best[0]) != common(best[1])) else None

@@ -10,9 +10,8 @@ import math
 from collections.abc import Iterator
 from pathlib import Path
 
-from .decoding import describe_fault
+from .decoding import describe_fault, read_upright_size
 from .foreign import ForeignDataset, ForeignImage, ForeignObject
-from .image_files import read_upright_size
 from .source_files import SourceFiles, read_text
 from .yolo_layout import LAYOUTS, find_layout
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import yaml
 
-from .source_files import SourceFiles, is_image, printable, read_text
+from .source_files import SPLIT_NAMES, SourceFiles, is_image, printable, read_text
 from .yolo_names import find_names, read_lines
 
 LAYOUTS = (
@@ -17,7 +17,6 @@ LAYOUTS = (
     "obj.data and train.txt"
 )
 _YAML, _LISTS = (".yaml", ".yml"), (".txt",)
-_SPLIT_KEYS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
 
 
 @dataclass
@@ -128,7 +127,7 @@ def _read_darknet(files: SourceFiles) -> dict:
 def _places(description: dict, yaml_file: Path | None) -> dict[str, list[str]]:
     """Return the folders and lists of each split that a description names."""
     places = {}
-    for split, keys in _SPLIT_KEYS.items():
+    for split, keys in SPLIT_NAMES.items():
         value = next((description[key] for key in keys if description.get(key)), [])
         value = [value] if isinstance(value, str) else value
         if not isinstance(value, list) or not all(isinstance(place, str) for place in value):
@@ -173,7 +172,7 @@ def _images_of_list(path: Path, folders: list[Path], files: SourceFiles) -> list
 def _find_splits(files: SourceFiles) -> dict[str, list[Path]]:
     """Return the images of each split where no description names them: by lists, else by folders, else as `all`."""
     splits: dict[str, list[Path]] = {}
-    for split, stems in _SPLIT_KEYS.items():
+    for split, stems in SPLIT_NAMES.items():
         for root in files.roots:
             for path in (path for stem in stems for path in files.of_stem(root, stem, _LISTS)):
                 if split not in splits and any(is_image(Path(line.strip("\"' "))) for line in read_lines(path)):
@@ -181,11 +180,8 @@ def _find_splits(files: SourceFiles) -> dict[str, list[Path]]:
     if any(splits.values()):
         return {split: images for split, images in splits.items() if images}
     images = files.images()
-    for path in images:
-        split = files.split_of(path)
-        if split is not None:
-            splits.setdefault(split, []).append(path)
-    if splits:
-        return {split: splits[split] for split in _SPLIT_KEYS if splits.get(split)}
+    by_folder = files.by_split(images)
+    if by_folder or splits:  # lists of which no image is here
+        return by_folder
     inside = [path for path in images if "images" in map(str.lower, path.parts[len(files.roots[0].parts) :])]
     return {"all": inside or images} if images else {}

@@ -1,8 +1,9 @@
 """Results of `predict` name their images by file; annotations know them by id."""
 
-import itertools
 from collections import defaultdict
 from pathlib import PurePosixPath
+
+from ..data.file_names import count_common_end
 
 
 def find_image_ids(results, annotations):
@@ -42,13 +43,9 @@ def find_image_ids(results, annotations):
 
 def _most_alike(name: str, images: list[tuple[str, object]]) -> list:
     """Return the ids of the images that share the most last parts with a name."""
-    shared = [_count_shared(name, other) for other, _ in images]
+    parts = PurePosixPath(name).parts
+    shared = [count_common_end(parts, PurePosixPath(other).parts) for other, _ in images]
     return [id_ for (_, id_), count in zip(images, shared) if count == max(shared)]
-
-
-def _count_shared(name: str, other: str) -> int:
-    pairs = zip(reversed(PurePosixPath(name).parts), reversed(PurePosixPath(other).parts))
-    return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
 def _is_named(row, found: dict) -> bool:
