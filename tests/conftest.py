@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from fake_hub import TOKEN, FakeHub
+from helpers.fake_hub import TOKEN, FakeHub
+from helpers.launching import ENVIRONMENT, RECIPE
+from helpers.scenes import write_scenes
 from huggingface_hub import constants
-from launching import ENVIRONMENT, RECIPE
-from scenes import write_scenes
 
 from dino_detr.training import uploads
 

@@ -1,0 +1,281 @@
+"""The backbone against the libraries it comes from: features, sizes, pretrained weights, freezing."""
+
+import copy
+import logging
+
+import pytest
+import timm
+import torch
+from helpers.tiny import (
+    ALL_BACKBONES,
+    TRANSFORMERS_BACKBONES,
+    random_images,
+    random_labels,
+    shake,
+    tiny_arguments,
+    tiny_backbone_config,
+    tiny_config,
+    tiny_detector,
+)
+from safetensors.torch import load_file, save_file
+from timm.layers import resample_abs_pos_embed, resample_patch_embed
+from torch.nn import functional as F
+from transformers import AutoModel, ResNetConfig, ViTConfig, ViTModel
+
+from dino_detr import DinoDetrForObjectDetection
+
+NATIVE = (64, 64)  # 4x4 patches of 16 pixels, as the position grid
+OTHER_SIZES = [(96, 96), (32, 160), (80, 48)]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """kind, arguments -> (the library's own model, the folder it is saved in)."""
+    made = {}
+
+    def make(kind, **arguments):
+        key = (kind, *sorted(arguments.items()))
+        if key not in made:
+            torch.manual_seed(0)
+            model = AutoModel.from_config(tiny_backbone_config(kind, **arguments)).eval()
+            shake(model, scale=0.2)
+            folder = tmp_path_factory.mktemp(kind)
+            model.save_pretrained(folder)
+            made[key] = model, folder
+        return made[key]
+
+    return make
+
+
+def from_backbone(source, patch_size=16, **arguments):
+    return DinoDetrForObjectDetection.from_backbone(str(source), patch_size=patch_size, **tiny_arguments(**arguments))
+
+
+@torch.no_grad()
+def library_map(model, images):
+    """The last block's patch tokens `[B, C, h, w]`: raw from DINOv2, normed from DINOv3."""
+    outputs = model(images, output_hidden_states=True)
+    tokens = outputs.last_hidden_state if model.config.model_type == "dinov3_vit" else outputs.hidden_states[-1]
+    grid = [side // model.config.patch_size for side in images.shape[-2:]]
+    return tokens[:, -grid[0] * grid[1] :].transpose(1, 2).unflatten(2, grid)
+
+
+def backbone_map(detector, images):
+    with torch.no_grad():
+        return detector.model.backbone(images)
+
+
+@pytest.mark.parametrize("frozen", [True, False], ids=["frozen", "unfrozen"])
+@pytest.mark.parametrize("kind", TRANSFORMERS_BACKBONES)
+def test_features_are_the_library_models(kind, frozen, checkpoint):
+    """At any whole number of patches, with `position_embedding_antialias=False`; so pretrained weights arrive."""
+    library, folder = checkpoint(kind)
+    detector = from_backbone(folder, freeze_backbone=frozen, position_embedding_antialias=False)
+    if not frozen:
+        detector.eval()  # DINOv3's positions are random in training; a frozen backbone never trains
+    for size in [NATIVE, *OTHER_SIZES]:
+        images = random_images(2, 3, *size)
+        torch.testing.assert_close(backbone_map(detector, images), library_map(library, images), atol=1e-5, rtol=1e-5)
+
+
+def test_antialiased_positions_are_timms(checkpoint):
+    """The same at the native size; elsewhere those of a model whose position grid timm resampled beforehand."""
+    library, folder = checkpoint("dinov2")
+    detector = from_backbone(folder, position_embedding_antialias=True)
+    images = random_images(1, 3, *NATIVE)
+    torch.testing.assert_close(backbone_map(detector, images), library_map(library, images), atol=1e-5, rtol=1e-5)
+
+    for side in (96, 32):
+        images = random_images(1, 3, side, side)
+        resized = AutoModel.from_config(tiny_backbone_config("dinov2", image_size=side)).eval()
+        weights = library.state_dict()
+        weights["embeddings.position_embeddings"] = resample_abs_pos_embed(
+            weights["embeddings.position_embeddings"], [side // 16, side // 16], num_prefix_tokens=1, antialias=True
+        )
+        resized.load_state_dict(weights)
+        features = backbone_map(detector, images)
+        torch.testing.assert_close(features, library_map(resized, images), atol=1e-5, rtol=1e-5)
+    # only shrinking the grid tells antialiasing from none
+    assert (features - library_map(library, images)).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize("size", [(1, 1), (16, 16), (37, 53), (64, 15)])
+@pytest.mark.parametrize("kind", ALL_BACKBONES)
+def test_any_size_is_zero_padded_to_whole_patches(kind, size):
+    backbone = tiny_detector(kind).model.backbone
+    images = random_images(1, 3, *size)
+    cells = [max(2, -(-side // 16)) for side in size]
+    padded = torch.zeros(1, 3, *(16 * count for count in cells))
+    padded[:, :, : size[0], : size[1]] = images
+    features = backbone(images)
+    assert features.shape == (1, 32, *cells)
+    assert torch.equal(features, backbone(padded))
+
+
+@pytest.mark.parametrize("kind", TRANSFORMERS_BACKBONES)
+def test_patch_size_changes_by_pseudo_inverse_resize(kind, checkpoint, caplog):
+    """An enlarged patch embeds as the patch did; the position grid fits the new patches; one line says so."""
+    library, folder = checkpoint(kind, patch_size=14, image_size=56)
+    with caplog.at_level(logging.WARNING):
+        detector = from_backbone(folder, patch_size=16)
+    said = [record.getMessage() for record in caplog.records if record.name.startswith("dino_detr")]
+    assert len(said) == 1 and "14 -> 16" in said[0] and str(folder) in said[0]
+    assert ("position grid 4 -> 3" in said[0]) == (kind != "dinov3_vit")  # which has rotary positions
+
+    name = "embeddings.patch_embeddings" + (".projection" if kind != "dinov3_vit" else "")
+    old, new = library.get_submodule(name), detector.model.backbone.model.get_submodule(name)
+    torch.testing.assert_close(new.weight.detach(), resample_patch_embed(old.weight.detach(), [16, 16]))
+    assert torch.equal(new.bias, old.bias)
+    patches = random_images(5, 3, 14, 14)
+    enlarged = F.interpolate(patches, size=(16, 16), mode="bicubic", antialias=True, align_corners=False)
+    torch.testing.assert_close(new(enlarged), old(patches), atol=1e-3, rtol=1e-3)
+
+    if kind != "dinov3_vit":
+        grid = detector.model.backbone.model.embeddings.position_embeddings.detach()
+        expected = resample_abs_pos_embed(
+            library.embeddings.position_embeddings.detach(), [3, 3], num_prefix_tokens=1, antialias=True
+        )
+        torch.testing.assert_close(grid, expected)
+    assert detector.config.backbone_config.patch_size == 16
+    assert backbone_map(detector, random_images(1, 3, 48, 64)).shape == (1, 32, 3, 4)
+
+
+@pytest.mark.parametrize("kind", TRANSFORMERS_BACKBONES)
+def test_patch_size_none_keeps_the_checkpoints(kind, checkpoint):
+    library, folder = checkpoint(kind, patch_size=14, image_size=56)
+    detector = from_backbone(folder, patch_size=None, position_embedding_antialias=False)
+    images = random_images(1, 3, 42, 84)
+    torch.testing.assert_close(backbone_map(detector, images), library_map(library, images), atol=1e-5, rtol=1e-5)
+
+
+def test_a_backbone_checkpoint_that_lacks_weights_is_refused(checkpoint, tmp_path):
+    library, _ = checkpoint("dinov2")
+    library.save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    lacking = next(name for name in weights if name.endswith("fc1.weight"))
+    del weights[lacking]
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"lacks weights.*fc1.weight"):
+        from_backbone(tmp_path)
+
+
+def test_unsupported_backbones_are_refused_by_name(tmp_path):
+    config = ViTConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, image_size=32)
+    ViTModel(config).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"'vit'.*dinov2"):
+        from_backbone(tmp_path)
+    with pytest.raises(ValueError, match=r"'resnet'.*dinov2"):
+        DinoDetrForObjectDetection(tiny_config(backbone_config=ResNetConfig()))
+    with pytest.raises(ValueError, match="no_such_type"):
+        tiny_config(backbone_config={"model_type": "no_such_type"})
+
+
+# -- timm
+
+
+def test_timm_features_are_timms():
+    detector = tiny_detector("timm_backbone")
+    arguments = detector.config.backbone_config.timm_arguments
+    vit = timm.create_model("vit_tiny_patch16_224", num_classes=0, **arguments).eval()
+    prefix = "_backbone.model."
+    weights = {name.removeprefix(prefix): value for name, value in detector.model.backbone.model.state_dict().items()}
+    missing, unexpected = vit.load_state_dict(weights, strict=False)
+    assert not unexpected and set(missing) <= {"norm.weight", "norm.bias"}
+    for size in [NATIVE, *OTHER_SIZES]:
+        images = random_images(2, 3, *size)
+        with torch.no_grad():
+            (expected,) = vit.forward_intermediates(images, indices=1, norm=False, intermediates_only=True)
+        torch.testing.assert_close(backbone_map(detector, images), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.fixture
+def timm_weights(monkeypatch):
+    """What timm would download for `vit_tiny_patch16_224`, made here."""
+    weights = timm.create_model("vit_tiny_patch16_224").state_dict()
+    monkeypatch.setattr(
+        "timm.models._builder.load_state_dict_from_hf", lambda *_, **__: copy.deepcopy(weights), raising=True
+    )
+    return weights
+
+
+@pytest.mark.parametrize("patch_size", [16, 14])
+def test_timm_pretrained_weights_arrive(patch_size, timm_weights, caplog, tmp_path):
+    with caplog.at_level(logging.WARNING, logger="dino_detr"):
+        detector = from_backbone("timm:vit_tiny_patch16_224", patch_size=patch_size)
+    said = [record.getMessage() for record in caplog.records if record.name.startswith("dino_detr")]
+    assert len(said) == (patch_size != 16) and all("16 -> 14" in line for line in said)
+    expected = dict(timm_weights)
+    if patch_size != 16:
+        expected["patch_embed.proj.weight"] = resample_patch_embed(expected["patch_embed.proj.weight"], [14, 14])
+        expected["pos_embed"] = resample_abs_pos_embed(expected["pos_embed"], [16, 16], num_prefix_tokens=1)
+    arrived = detector.model.backbone.model._backbone.model.state_dict()
+    assert len(arrived) > 100
+    for name, value in arrived.items():
+        torch.testing.assert_close(value, expected[name], msg=lambda text, name=name: f"{name}: {text}")
+
+    detector.save_pretrained(tmp_path)
+    reloaded = DinoDetrForObjectDetection.from_pretrained(tmp_path)
+    images = random_images(1, 3, 70, 56)
+    assert torch.equal(backbone_map(reloaded.eval(), images), backbone_map(detector.eval(), images))
+
+
+@pytest.mark.parametrize("name", ["resnet18", "swin_tiny_patch4_window7_224", "no_such_model"])
+def test_timm_models_that_are_no_plain_vit_are_refused_by_name(name, monkeypatch):
+    def download(*args, **kwargs):
+        raise AssertionError(f"{name} was downloaded before it was refused")
+
+    monkeypatch.setattr("timm.models._builder.load_state_dict_from_hf", download)
+    with pytest.raises(ValueError, match=name):
+        from_backbone(f"timm:{name}")
+
+
+# -- freezing
+
+
+@pytest.mark.parametrize("kind", ALL_BACKBONES)
+def test_a_frozen_backbone_gets_no_graph_no_gradient_and_stays_in_the_checkpoint(kind, tmp_path):
+    built = tiny_detector(kind)
+    built.save_pretrained(tmp_path)
+    saved = [name for name in load_file(tmp_path / "model.safetensors") if name.startswith("model.backbone.")]
+    weights = dict(built.model.backbone.named_parameters())
+    assert len(saved) == len(weights) > 20
+    loaded = DinoDetrForObjectDetection.from_pretrained(tmp_path)
+    assert all(torch.equal(parameter, weights[name]) for name, parameter in loaded.model.backbone.named_parameters())
+
+    for model in (DinoDetrForObjectDetection(built.config), built, loaded):
+        assert not any(module.training for module in model.model.backbone.model.modules())
+        model.train()
+        assert model.model.encoder.training
+        assert not any(module.training for module in model.model.backbone.model.modules())
+        assert model.model.backbone(random_images(1, 3, 32, 32)).grad_fn is None
+        model(random_images(1, 3, 64, 64), labels=random_labels(2)).loss.backward()
+        for name, parameter in model.model.backbone.named_parameters():
+            assert not parameter.requires_grad and parameter.grad is None, name
+        assert model.model.pyramid.levels[0][0].weight.grad.abs().max() > 0
+
+
+@pytest.mark.parametrize("kind", ALL_BACKBONES)
+def test_everything_trainable_gets_a_gradient(kind, tmp_path):
+    """With and without boxes, denoising or not, after loading too: else DistributedDataParallel would stop."""
+    tiny_detector(kind, freeze_backbone=False).save_pretrained(tmp_path)
+    for num_denoising in (10, 0):
+        model = DinoDetrForObjectDetection.from_pretrained(tmp_path, num_denoising=num_denoising).train()
+        trainable = dict(model.named_parameters())
+        off = {name for name, parameter in trainable.items() if not parameter.requires_grad}
+        assert all("mask_token" in name or "layernorm" in name for name in off), off
+        for counts in ([3, 0], [0, 0]):
+            model.zero_grad(set_to_none=True)
+            model(random_images(2, 3, 64, 48), labels=random_labels(*counts)).loss.backward()
+            without = {name for name in set(trainable) - off if trainable[name].grad is None}
+            assert not without, (counts, without)
+        assert model.model.backbone.model.training
+
+
+@pytest.mark.parametrize(
+    "names", [["cat", "dog"], ("cat", "dog"), {0: "cat", 1: "dog"}, {"0": "cat", "1": "dog"}], ids=str
+)
+def test_class_names_come_in_any_form(names, checkpoint):
+    _, folder = checkpoint("dinov2")
+    config = from_backbone(folder, id2label=names).config
+    assert config.id2label == {0: "cat", 1: "dog"} and config.label2id == {"cat": 0, "dog": 1}
+    assert config.num_labels == 2
