@@ -25,17 +25,17 @@ def test_the_drawing_shows_the_shapes_of_the_default_detector():
 
         return hook
 
-    detector = model.model
+    detector, inner = model.model, []
     detector.backbone.register_forward_hook(record("backbone"))
     detector.pyramid.register_forward_hook(record("pyramid", several=True))
     detector.query_selection.register_forward_hook(record("selection", several=True))
+    detector.register_forward_hook(lambda module, inputs, output: inner.append(output))
     with torch.no_grad():
         outputs = model(torch.zeros(1, 3, 640, 640))
-        inner = detector(torch.zeros(1, 3, 640, 640))
     shapes = [shape for shapes in seen.values() for shape in shapes]
-    shapes += [["B", *inner.encoder_last_hidden_state.shape[1:]], ["B", 3, 640, 640]]
+    shapes += [["B", *inner[0].encoder_last_hidden_state.shape[1:]], ["B", 3, 640, 640]]
     assert {f"[{', '.join(map(str, shape))}]" for shape in shapes} <= shown
-    layers, _, queries, width = inner.hidden_states_per_layer.shape
+    layers, _, queries, width = inner[0].hidden_states_per_layer.shape
     assert f"[{layers}, B, P + {queries}, {width}]" in shown
     assert f"[B, {outputs.logits.shape[1]}, {outputs.logits.shape[2]} | {outputs.pred_boxes.shape[2]}]" in shown
     assert len(shown) >= 12
