@@ -9,6 +9,7 @@ it.
 
 from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
 
 import torch
 from torchvision import tv_tensors
@@ -18,7 +19,6 @@ from torchvision.transforms.v2 import functional as F
 from ..image_processing_dino_detr import at_least_a_patch
 
 _MEAN_COLOUR = [124, 116, 104]  # RGB, 0..255; about 0 when normalised
-_NUM_DRAWS = 7  # the most that a sizing needs
 
 _OFF = {"horizontal_flip": 0.0, "photometric_distort": False, "zoom_out": False, "iou_crop": False}
 _PARTS = {
@@ -28,6 +28,36 @@ _PARTS = {
     "none": _OFF,
 }
 AUGMENTATIONS = tuple(_PARTS)
+
+
+class Draws(NamedTuple):
+    """
+    What is drawn for the sizing of a sample: numbers in 0..1, all of them for every sample, in this order.
+
+    `large_scale_jitter` crops without a drawn size and fills instead, so it takes them by the names of `JitterDraws`.
+    """
+
+    edge: float  # which of the sizes
+    whole: float  # below 0.5 the image stays whole
+    edge_before_crop: float
+    crop_height: float
+    crop_width: float
+    crop_top: float
+    crop_left: float
+
+
+class JitterDraws(NamedTuple):
+    """What is drawn for `large_scale_jitter`: numbers in 0..1."""
+
+    scale: float
+    crop_top: float
+    crop_left: float
+    fill_above: float
+    fill_before: float
+
+
+Size = tuple[int, int]  # height and width, in pixels
+Steps = list[tuple[Callable, dict]]  # transforms of image and boxes, with their arguments
 
 
 def build_augmentation(
@@ -102,15 +132,22 @@ class Augmentation:
 
     Args:
         parts: called with (image, boxes), one after the other.
-        sizing: from height, width and 7 numbers in 0..1, the steps to take and the (height, width) they lead to.
+        sizing: from height, width and `Draws`, the steps to take and the (height, width) they lead to.
         largest: longer side in pixels to which larger images are shrunk first.
     """
 
-    def __init__(self, parts: list[Callable], sizing: Callable, largest: int | None = None):
+    def __init__(
+        self,
+        parts: list[Callable],
+        sizing: Callable[[int, int, Draws], tuple[Steps, Size]],
+        largest: int | None = None,
+    ):
         self.parts, self.sizing, self.largest = parts, sizing, largest
 
-    def __call__(self, image, boxes):
-        draws = torch.rand(_NUM_DRAWS).tolist()  # before all else, as in draw_size
+    def __call__(
+        self, image: tv_tensors.Image, boxes: tv_tensors.BoundingBoxes
+    ) -> tuple[tv_tensors.Image, tv_tensors.BoundingBoxes]:
+        draws = _draw()  # before all else, as in draw_size
         size = self._shrunk(*F.get_size(image))
         if list(size) != F.get_size(image):
             image, boxes = _apply([_resize(size)], image, boxes)
@@ -125,81 +162,93 @@ class Augmentation:
 
         Takes microseconds.
         """
-        return self.sizing(*self._shrunk(height, width), torch.rand(_NUM_DRAWS).tolist())[1]
+        return self.sizing(*self._shrunk(height, width), _draw())[1]
 
-    def _shrunk(self, height: int, width: int) -> tuple[int, int]:
+    def _shrunk(self, height: int, width: int) -> Size:
         if self.largest is None or max(height, width) <= self.largest:
             return height, width
         return _scaled(height, width, self.largest / max(height, width))
 
 
-def multi_scale(height: int, width: int, draws: list[float], sizes: list[int], longest: int | None) -> tuple:
+def _draw() -> Draws:
+    return Draws(*torch.rand(len(Draws._fields)).tolist())
+
+
+def multi_scale(height: int, width: int, draws: Draws, sizes: list[int], longest: int | None) -> tuple[Steps, Size]:
     """Resize the shortest edge to one of `sizes`, the longest to `longest` at most."""
-    size = _resized(height, width, sizes[int(draws[0] * len(sizes))], longest)
+    size = _resized(height, width, sizes[int(draws.edge * len(sizes))], longest)
     return [_resize(size)], size
 
 
-def scale_crop_scale(height: int, width: int, draws: list[float], sizes: list[int], longest: int) -> tuple:
+def scale_crop_scale(height: int, width: int, draws: Draws, sizes: list[int], longest: int) -> tuple[Steps, Size]:
     """
     Scale as `multi_scale` does, in half of the cases after a resize and a crop.
 
     The resize is to 400, 500 or 600 pixels, the crop of 384..600 pixels a side.
     """
-    if draws[1] < 0.5:
+    if draws.whole < 0.5:
         return multi_scale(height, width, draws, sizes, longest)
     scale = max(sizes) / 800  # the reference's numbers are for images of up to 800 pixels
-    before = _resized(height, width, round((400, 500, 600)[int(draws[2] * 3)] * scale), None)
+    edge = (400, 500, 600)[int(draws.edge_before_crop * 3)]
+    before = _resized(height, width, round(edge * scale), None)
     smallest, largest = round(384 * scale), round(600 * scale)
-    crop, corner = [], []
-    for side, length, place in zip(before, draws[3:5], draws[5:7]):
-        low, high = min(side, smallest), min(side, largest)
-        crop.append(low + int(length * (high + 1 - low)))
-        corner.append(int(place * (side - crop[-1] + 1)))
-    cut = (_crop, {"top": corner[0], "left": corner[1], "height": crop[0], "width": crop[1]})
-    steps, size = multi_scale(*crop, draws, sizes, longest)
+    crop_height = _between(smallest, largest, draws.crop_height, at_most=before[0])
+    crop_width = _between(smallest, largest, draws.crop_width, at_most=before[1])
+    top = int(draws.crop_top * (before[0] - crop_height + 1))
+    left = int(draws.crop_left * (before[1] - crop_width + 1))
+    cut = (_crop, {"top": top, "left": left, "height": crop_height, "width": crop_width})
+    steps, size = multi_scale(crop_height, crop_width, draws, sizes, longest)
     return [_resize(before), cut, *steps], size
 
 
-def large_scale_jitter(height: int, width: int, draws: list[float], side: int) -> tuple:
+def large_scale_jitter(height: int, width: int, draws: Draws, side: int) -> tuple[Steps, Size]:
     """Scale to 0.1..2 times what fits a square, then crop what is beyond it and fill what is missing, somewhere."""
-    size = _scaled(height, width, (0.1 + 1.9 * draws[0]) * side / max(height, width))
-    top, left = (int(place * (max(length - side, 0) + 1)) for length, place in zip(size, draws[1:3]))
+    drawn = JitterDraws(*draws[: len(JitterDraws._fields)])
+    size = _scaled(height, width, (0.1 + 1.9 * drawn.scale) * side / max(height, width))
+    top = int(drawn.crop_top * (max(size[0] - side, 0) + 1))
+    left = int(drawn.crop_left * (max(size[1] - side, 0) + 1))
     cut = (_crop, {"top": top, "left": left, "height": min(size[0], side), "width": min(size[1], side)})
     missing = [max(side - length, 0) for length in size]
-    above, before = (int(place * (gap + 1)) for gap, place in zip(missing, draws[3:5]))
+    above, before = int(drawn.fill_above * (missing[0] + 1)), int(drawn.fill_before * (missing[1] + 1))
     padding = [before, above, missing[1] - before, missing[0] - above]
     return [_resize(size), cut, (F.pad, {"padding": padding, "fill": _MEAN_COLOUR})], (side, side)
 
 
-def _resized(height: int, width: int, shortest: int, longest: int | None) -> tuple[int, int]:
+def _between(low: int, high: int, draw: float, at_most: int) -> int:
+    """Return a whole number from `low` to `high`, or of the two as far as `at_most` allows."""
+    low, high = min(low, at_most), min(high, at_most)
+    return low + int(draw * (high + 1 - low))
+
+
+def _resized(height: int, width: int, shortest: int, longest: int | None) -> Size:
     scale = shortest / min(height, width)
     size = _scaled(height, width, scale if longest is None else min(scale, longest / max(height, width)))
     return at_least_a_patch(*size, shortest)
 
 
-def _scaled(height: int, width: int, scale: float) -> tuple[int, int]:
+def _scaled(height: int, width: int, scale: float) -> Size:
     return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))  # rounded as detectron2 does
 
 
-def _resize(size: tuple[int, int]) -> tuple[Callable, dict]:
+def _resize(size: Size) -> tuple[Callable, dict]:
     return F.resize, {"size": list(size), "antialias": True}
 
 
-def _crop(inpt, **box):
-    crop = F.crop(inpt, **box)
+def _crop(image_or_boxes: torch.Tensor, **box: int) -> torch.Tensor:
+    crop = F.crop(image_or_boxes, **box)
     if isinstance(crop, tv_tensors.Image):  # a copy is resized twice as fast as a view
         copy = crop.as_subclass(torch.Tensor)[None].contiguous(memory_format=torch.channels_last)[0]
         crop = tv_tensors.wrap(copy, like=crop)
     return crop
 
 
-def _apply(steps: list[tuple[Callable, dict]], image, boxes) -> tuple:
+def _apply(steps: Steps, image: torch.Tensor, boxes: torch.Tensor) -> tuple:
     for step, params in steps:
         image, boxes = step(image, **params), step(boxes, **params)
     return image, boxes
 
 
-def _iou_crop(image, boxes) -> tuple:
-    if min(F.get_size(image)) < 4:  # of which a crop of 0.3 has no pixel
+def _iou_crop(image: torch.Tensor, boxes: torch.Tensor) -> tuple:
+    if min(F.get_size(image)) < 4:  # a crop of 0.3 has no pixel
         return image, boxes
     return v2.RandomIoUCrop()(image, boxes)
