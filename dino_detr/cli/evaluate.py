@@ -57,8 +57,8 @@ def run(options: argparse.Namespace) -> None:
 
 def evaluate_results(options: argparse.Namespace) -> tuple:
     """Score a results file: figures, detections, references and the rows for a report (or why there are none)."""
-    from ..data.annotation_json import read_json
     from ..data.findings import Findings
+    from ..data.sources.annotation_json import read_json
     from ..evaluation import score_results
     from ..evaluation.image_ids import find_image_ids
     from ..evaluation.report import images_of_results
@@ -158,9 +158,9 @@ def is_annotation_file(dataset: str) -> bool:
 def read_annotations(dataset: str, split: str) -> dict:
     """Return COCO annotations of a file as they are, or of a data set."""
     from ..data import category_ids, class_names
-    from ..data.annotation_json import CocoAnnotations, read_json
-    from ..data.coco import take_part
     from ..data.image_files import image_names
+    from ..data.sources.annotation_json import CocoAnnotations, read_json
+    from ..data.sources.coco import take_part
 
     if is_annotation_file(dataset):
         return take_part(read_json(Path(dataset), CocoAnnotations), split)

@@ -1,4 +1,4 @@
-"""Where images and boxes come from: data sets as rows, augmented training samples, batches."""
+"""Data sets as rows, augmented training samples, and batches."""
 
 import gc
 import os
@@ -9,15 +9,15 @@ from pathlib import Path
 
 from datasets import Dataset
 
-from .coco import load_coco
-from .digits import NUM_SCENES, load_digits_scenes
 from .findings import Findings
-from .hub_datasets import detection_rows, is_saved_dataset, list_hub_splits, load_hub_dataset
 from .image_files import image_names
-from .layouts import annotation_files
 from .rows import category_ids, class_names
-from .shared_rows import share_rows
-from .splits import choose_part, split_part
+from .sources.coco import load_coco
+from .sources.coco_layouts import annotation_files
+from .sources.digits import NUM_SCENES, load_digits_scenes
+from .sources.hub_datasets import detection_rows, is_saved_dataset, list_hub_splits, load_hub_dataset
+from .sources.shared_rows import share_rows
+from .sources.splits import choose_part, split_part
 
 __all__ = ["category_ids", "class_names", "detection_rows", "list_splits", "load_detection_dataset"]
 
@@ -29,7 +29,7 @@ def load_detection_dataset(source: str, split: str, findings: Findings | None = 
         source: one of
 
             - `digits`: scenes of handwritten digits, generated on the spot;
-            - a folder with COCO annotations (`layouts.py` says where they and the images may be);
+            - a folder with COCO annotations (`sources/coco_layouts.py` says where they and the images may be);
             - an annotation file, `path/to/annotations.json`, which is then itself the split;
             - a folder saved by `datasets`, or of parquet files, or of images with a `metadata` file;
             - `user/name` or `user/name:config` on the Hugging Face Hub.
@@ -57,7 +57,7 @@ def load_detection_dataset(source: str, split: str, findings: Findings | None = 
 
 
 def list_splits(source: str) -> list[str]:
-    """The splits of a data set, as `load_detection_dataset` takes both; an annotation file is one, of its own name.
+    """List the splits of a data set. An annotation file is one split, of its own name.
 
     Raises:
         ValueError, OSError: as `load_detection_dataset`.
@@ -75,7 +75,7 @@ def list_splits(source: str) -> list[str]:
 
 
 def _part_of(rows: Dataset, part: str, split: str) -> Dataset:
-    """The rows of a part; taken of rows, so that images without an id of their own have different ones in all parts."""
+    """Select the rows of a part. Rows are cut, not files, so that numbered images have different ids in all parts."""
     if not part:
         return rows
     names = [os.path.basename(name) for name in image_names(rows)]
@@ -113,7 +113,7 @@ def _share(rows: Dataset) -> Dataset:
 
 @contextmanager
 def _without_garbage_collection() -> Iterator[None]:
-    """While annotations are read, millions of objects are made and none is garbage: looking for it takes longer."""
+    """Switch garbage collection off. Annotations are millions of objects and no garbage, and looking for it is slow."""
     enabled = gc.isenabled()
     gc.disable()
     try:

@@ -1,4 +1,4 @@
-"""A split of a data set looked through before anything is made of it: what is wrong, what is done, what is left."""
+"""The check of a split before it is used: what is wrong, what is done about it, and the rows that are left."""
 
 import os
 from collections import Counter
@@ -14,7 +14,7 @@ from .findings import KINDS, Finding, Findings
 from .image_files import ImageFacts, image_names, inspect_images
 from .rows import SMALLEST_SIDE, class_names, values_of_objects
 from .samples import count_objects
-from .shared_rows import share_rows
+from .sources.shared_rows import share_rows
 
 _OF_NO_EXTENT = ("outside_box", "zero_sized_box", "negative_box", "nonfinite_box")
 _CUT = ("oversized_box", "crossing_box")
@@ -52,7 +52,7 @@ class Report:
         return [finding for finding in self.findings if not finding.is_defect]
 
     def format(self, examples: int = 5) -> str:
-        """A line for each kind of finding, and under it at most this many examples, by file and annotation id."""
+        """Return a line for each kind of finding, and below at most so many examples, by file and annotation id."""
         boxes = len(values_of_objects(self.rows, "id"))
         images, classes = _number(self.images, "image"), _number(len(class_names(self.rows)), "class")
         lines = [f"{self.source}, {self.split}: {len(self.rows):,} of {images}, {_number(boxes, 'box')} of {classes}"]

@@ -1,4 +1,4 @@
-"""What is found wrong with a data set, and what is done about it."""
+"""Findings about a data set, and what is done about each."""
 
 import os
 from dataclasses import dataclass, field

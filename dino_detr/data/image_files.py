@@ -1,4 +1,4 @@
-"""Which image files of a data set can be decoded, and what they are; remembered from check to check."""
+"""Facts about the image files of a data set, such as whether they can be decoded. They are kept from check to check."""
 
 import hashlib
 import json
@@ -35,7 +35,7 @@ _TOGETHER = 64  # images, of a task
 @dataclass
 class ImageFacts:
     """
-    What is known of the images of n rows.
+    Facts about the images of n rows.
 
     Args:
         sizes: int64 `[n, 2]`, width and height in pixels of the upright image; 0 where it cannot be decoded.
@@ -153,7 +153,7 @@ def _cache_folder() -> Path:
 
 
 def _cache_version() -> str:
-    """What the contents of a cache depend on beside the files."""
+    """Return what a cache depends on beside the files."""
     return f"{_CACHE_VERSION}, Pillow {PIL.__version__}, {PILImage.MAX_IMAGE_PIXELS} pixels"
 
 

@@ -141,7 +141,7 @@ def count_objects(rows: Dataset) -> np.ndarray:
 
 def collate(samples: list[dict]) -> dict:
     """
-    A batch for `DinoDetrImageProcessor.normalize_padded`, which makes the model's of it on the device.
+    Make samples a batch for `DinoDetrImageProcessor.normalize_padded`, which normalises it on the device.
 
     Returns:
         `pixel_values` uint8 `[B, 3, H, W]`, RGB, padded with zeros at the right and bottom, channels last in memory;

@@ -6,12 +6,12 @@ from collections import Counter
 import numpy as np
 import torch
 
-from ..data.annotation_json import LISTS
-from ..data.box_forms import NORMALISED
-from ..data.coco import clean_annotations
-from ..data.coco_reader import is_plain_box
 from ..data.findings import Findings
 from ..data.numbers import number_ids, read_box, read_number, read_whole, shown
+from ..data.sources.annotation_json import LISTS
+from ..data.sources.box_forms import NORMALISED
+from ..data.sources.coco import clean_annotations
+from ..data.sources.coco_reader import is_plain_box
 from .coco_score import FIGURES, find_scorer, pack_detections, pack_objects, score
 
 _FEW = 5  # boxes: too few to see that they are normalised

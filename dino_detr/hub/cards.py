@@ -57,7 +57,7 @@ def write_card(folder: str | Path, license: str | None = None) -> Path:
 
 
 def is_edited(path: Path) -> bool:
-    """Whether a card is there that is not, to the letter, one that was written here."""
+    """Return whether a card is there that is not, to the letter, one that was written here."""
     if not path.exists():
         return False
     text = path.read_text(encoding="utf-8", errors="replace")
@@ -152,7 +152,7 @@ def _code(text: str | None) -> str | None:
 
 
 def _backbone(record: RunRecord) -> dict:
-    """`text`, `license_text`, its `base_model` on the Hub or None, and whether it is `dinov3`."""
+    """Return `text`, `license_text`, the `base_model` on the Hub or None, and whether it is `dinov3`."""
     config = record.config["backbone_config"]
     kind, text, base_model = config["model_type"], f"a {config['model_type']} backbone", None
     dinov3 = "dinov3" in f"{kind} {config.get('backbone')}"  # timm's too, by its name
@@ -178,7 +178,7 @@ def _backbone(record: RunRecord) -> dict:
 
 
 def _license(given: str | None, backbone: dict) -> dict:
-    """What the author says, or what the backbone's licence asks of weights made from it, as DINOv3's does."""
+    """Return what the author says, or what the backbone's licence asks of weights made from it, as DINOv3's does."""
     if given:
         return {"data": {"license": given}, "text": given}
     if backbone["dinov3"]:

@@ -51,7 +51,7 @@ _RESIZING_MODULES = {4.0: 4, 2.0: 1, 1.0: 0, 0.5: 1}
 
 def load_reference_checkpoint(state_dict_path: str | Path, config_path: str | Path) -> DinoDetrForObjectDetection:
     """
-    A detector with the weights of a detrex checkpoint (DINO on the simple feature pyramid of a DINOv2 of timm).
+    Load the weights of a detrex checkpoint (DINO on the simple feature pyramid of a DINOv2 of timm) into a detector.
 
     Args:
         state_dict_path: `.safetensors`, or a torch file that loads with `weights_only` (bare or under `"model"`).
@@ -232,7 +232,7 @@ def _rename(name: str, renames: list[tuple[str, str]]) -> list[str]:
 
 
 def _split_projections(name: str, tensor: Tensor) -> dict[str, Tensor]:
-    """detrex and timm keep query, key and value projections as one tensor."""
+    """Split the query, key and value projections, which detrex and timm keep as one tensor."""
     if ".in_proj_" not in name:
         return {name: tensor}
     owner, kind = name.rsplit(".in_proj_", 1)

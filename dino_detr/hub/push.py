@@ -1,4 +1,4 @@
-"""A run or checkpoint goes to the Hub: its weights, code, card and figures, and nothing of the machine."""
+"""Upload a run or checkpoint to the Hub: its weights, code, card and figures, and nothing of the machine."""
 
 import json
 import re
@@ -113,7 +113,7 @@ def checkpoint_files(folder: Path) -> list[Path]:
 
 
 def _files(folder: Path) -> dict[str, Path | bytes]:
-    """What is uploaded besides the card, by its name there."""
+    """Return what is uploaded besides the card, by its name there."""
     files: dict[str, Path | bytes] = {path.name: path for path in checkpoint_files(folder)}
     for name in ("evaluation.jsonl", "environment.json"):
         if (folder / name).exists():

@@ -13,7 +13,7 @@ from ..data.augmentation import Augmentation, build_augmentation
 from ..data.check import Report, check_split, summarise
 from ..data.findings import KEPT_EXAMPLES
 from ..data.samples import TrainingSamples, count_objects, drop_images_without_boxes
-from ..data.splits import how_to_share, share_splits, split_part
+from ..data.sources.splits import how_to_share, share_splits, split_part
 from ..evaluation.coco_results import format_figure
 from ..evaluation.operating_point import readable_threshold
 from ..evaluation.report import write_report

@@ -9,9 +9,9 @@ from PIL import Image
 from dino_detr.cli import main
 from dino_detr.data import category_ids, load_detection_dataset
 from dino_detr.data.check import check_split
-from dino_detr.data.coco import clean_annotations
 from dino_detr.data.findings import Findings
 from dino_detr.data.numbers import Ids, number_ids, read_box, read_flag, read_number, read_whole
+from dino_detr.data.sources.coco import clean_annotations
 
 BOXES = [[10.0, 10.0, 30.0, 20.0], [50.0, 20.0, 24.0, 30.0]]
 

@@ -11,7 +11,7 @@ from dino_detr.data import digits as module
 
 FINGERPRINT = """
 import random, numpy
-from dino_detr.data.digits import render_scene
+from dino_detr.data.sources.digits import render_scene
 from hashlib import sha256
 random.seed(5); numpy.random.seed(5)
 for split, index in (("val", 1), ("train", 3), ("train", 0)):

@@ -11,10 +11,10 @@ from datasets import Dataset, Image
 from PIL import Image as PILImage
 
 from dino_detr.data import class_names, detection_rows, load_detection_dataset
-from dino_detr.data.annotation_json import CocoAnnotations, read_json
-from dino_detr.data.coco import clean_annotations
 from dino_detr.data.findings import KINDS, Findings
 from dino_detr.data.numbers import Ids
+from dino_detr.data.sources.annotation_json import CocoAnnotations, read_json
+from dino_detr.data.sources.coco import clean_annotations
 from dino_detr.evaluation import score_results
 
 JUNK = [

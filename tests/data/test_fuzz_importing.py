@@ -13,7 +13,7 @@ from helpers.export_layouts import cvat, cvat_ultralytics, kaggle, label_studio,
 from PIL import Image
 
 from dino_detr.data.importing import import_data
-from dino_detr.data.source_files import read_text
+from dino_detr.data.importing.source_files import read_text
 
 CASES = 30  # of each layout
 LAYOUTS = {

@@ -20,7 +20,7 @@ from dino_detr.data.augmentation import build_augmentation
 from dino_detr.data.check import check_split
 from dino_detr.data.findings import Findings
 from dino_detr.data.samples import TrainingSamples, collate
-from dino_detr.data.shared_rows import share_rows
+from dino_detr.data.sources.shared_rows import share_rows
 
 NAMES = ["ant", "bee", "cow"]
 SIZES = {"a.jpg": (60, 40), "b.jpg": (50, 70), "c.jpg": (64, 48)}
@@ -455,7 +455,7 @@ def test_hub_ids(monkeypatch, plain):
         asked.append(arguments)
         return DatasetDict({"train": plain})
 
-    monkeypatch.setattr("dino_detr.data.hub_datasets.load_dataset", load_dataset)
+    monkeypatch.setattr("dino_detr.data.sources.hub_datasets.load_dataset", load_dataset)
     for source in ("someone/cells-2.0", "someone/cells-2.0:small"):
         assert_same_rows(load_detection_dataset(source, "train"), ids=[0, 1, 2], image_ids=[0, 1, 2])
     assert asked == [("someone/cells-2.0", None), ("someone/cells-2.0", "small")]
@@ -463,7 +463,7 @@ def test_hub_ids(monkeypatch, plain):
     def fail(*arguments):
         raise ConnectionError("no network")
 
-    monkeypatch.setattr("dino_detr.data.hub_datasets.load_dataset", fail)
+    monkeypatch.setattr("dino_detr.data.sources.hub_datasets.load_dataset", fail)
     with pytest.raises(OSError, match="no folder data/coco here, and as a data set of the Hub: no network"):
         load_detection_dataset("data/coco", "train")
 
@@ -584,7 +584,7 @@ def test_results_carry_the_original_ids(tmp_path, images):
 def small_files(tmp_path, monkeypatch):
     """Rows of a megabyte and more are mapped, from files in the folder given."""
     monkeypatch.setattr(datasets_config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    monkeypatch.setattr("dino_detr.data.shared_rows.SMALLEST_FILE", 2**20)
+    monkeypatch.setattr("dino_detr.data.sources.shared_rows.SMALLEST_FILE", 2**20)
     return tmp_path / "cache" / "dino_detr"
 
 

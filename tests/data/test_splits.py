@@ -11,7 +11,7 @@ from PIL import Image
 from dino_detr.cli import main
 from dino_detr.data import load_detection_dataset
 from dino_detr.data.check import check_split
-from dino_detr.data.splits import choose_part, share_splits
+from dino_detr.data.sources.splits import choose_part, share_splits
 from dino_detr.training import parse_options
 from dino_detr.training.run import prepare
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from dino_detr.data.digits import render_scene
+from dino_detr.data.sources.digits import render_scene
 
 
 def write_scenes(folder: Path, counts: dict[str, int], one_class: bool = False) -> None:

@@ -20,7 +20,7 @@ from helpers.newcomer import make_folder
 
 from dino_detr import DinoDetrConfig, cli
 from dino_detr.data import load_detection_dataset
-from dino_detr.data.digits import NUM_SCENES
+from dino_detr.data.sources.digits import NUM_SCENES
 from dino_detr.hub.conversion import convert_config
 from dino_detr.recipes import find_recipe
 from dino_detr.training import DinoDetrTrainingArguments, parse_options, prepare

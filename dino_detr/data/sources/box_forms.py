@@ -9,7 +9,7 @@ NORMALISED = 1.01  # the largest value of such boxes, rounding included
 
 
 class Evidence(NamedTuple):
-    """What boxes seem to be, `normalised`, `corners` or `centres`, and what shows it."""
+    """The form that boxes seem to have, `normalised`, `corners` or `centres`, and what shows it."""
 
     form: str
     text: str

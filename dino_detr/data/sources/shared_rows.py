@@ -15,7 +15,7 @@ SMALLEST_FILE = 2**24  # bytes; a copy of less, in each process, does not matter
 
 
 def share_rows(table: pa.Table) -> Dataset:
-    """A data set that is read from a memory-mapped file, of which the machine holds one copy for all processes.
+    """Return the rows as read from a memory-mapped file, of which the machine holds one copy for all processes.
 
     The file is in the cache of `datasets`, under the hash of its content: whoever loads the same data finds the same
     file, a changed data set is another file, and one that was cut is written anew. Small tables stay in memory, and so

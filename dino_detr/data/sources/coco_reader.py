@@ -6,12 +6,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .decoding import describe_fault, kind_of_fault, read_upright_size
+from ..decoding import describe_fault, kind_of_fault, read_upright_size
+from ..findings import Findings
+from ..image_files import list_image_files
+from ..numbers import Ids, is_text, number_ids, read_box, read_flag, read_number, read_whole, shown
+from ..rows import SMALLEST_SIDE
 from .file_names import Found, ImageFiles
-from .findings import Findings
-from .image_files import list_image_files
-from .numbers import Ids, is_text, number_ids, read_box, read_flag, read_number, read_whole, shown
-from .rows import SMALLEST_SIDE
 
 _READERS = {"id": read_whole, "bbox": read_box, "area": read_number, "iscrowd": read_flag}
 _LARGEST = 10**12  # pixels, and more than any image has
@@ -58,11 +58,11 @@ class CocoReader:
         return categories
 
     def list_images(self) -> dict[int | str, tuple[str, int, int]]:
-        """(what to call it, 0, 0) by id, whether there is a file or not."""
+        """Return (what to call it, 0, 0) by id, whether there is a file or not."""
         return {id_: (f"image {id_!r}", 0, 0) for _, id_ in self._image_entries()}
 
     def read_images(self, files: ImageFiles, chosen: set[int] | None) -> dict[int | str, tuple[str, int, int]]:
-        """(path, width, height) by id, of the chosen entries, by position; None: of all."""
+        """Return (path, width, height) by id of the entries at the chosen positions, of all for None."""
         entries = list(self._image_entries(files.folder, chosen))
         self.image_number = number_ids(self.listed_images)
         images, missing = {}, []
@@ -253,7 +253,7 @@ def read_field(entry: object, name: str) -> object:
 
 
 def _is_text(name: object) -> bool:
-    """Whether a name is text that can be written: JSON may hold halves of characters."""
+    """Return whether a name is text that can be written. JSON may hold halves of characters."""
     try:
         return isinstance(name, str) and bool(name.encode("utf-8"))
     except UnicodeEncodeError:
@@ -276,7 +276,7 @@ def why_unusable(entry: object, *needs: str | None) -> str:
 
 
 def is_plain_box(box: object) -> bool:
-    """Whether it is a list of four numbers that can be anywhere near an image."""
+    """Return whether a value is a list of four numbers that can be anywhere near an image."""
     if type(box) is not list or len(box) != 4:
         return False
     return all((type(side) is float or type(side) is int) and -_LARGEST < side < _LARGEST for side in box)

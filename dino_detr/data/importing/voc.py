@@ -14,9 +14,9 @@ from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
-from .decoding import describe_fault, read_upright_size
-from .file_names import count_common_end
-from .foreign import ForeignDataset, ForeignImage, ForeignObject
+from ..decoding import describe_fault, read_upright_size
+from ..sources.file_names import count_common_end
+from .imported import ImportedDataset, ImportedImage, ImportedObject
 from .source_files import SPLIT_NAMES, SourceFiles, is_image, read_text
 from .voc_xml import VocFile, read_voc_xml
 
@@ -25,7 +25,7 @@ _IMAGE_FOLDERS = ("jpegimages", "images", "image", "imgs", "img")
 _XML_FOLDERS = ("annotations", "annotation", "xml", "xmls", "labels")
 
 
-def read_voc(source: Path) -> ForeignDataset:
+def read_voc(source: Path) -> ImportedDataset:
     """Read a folder in one of the forms above; without lists or folders of splits, all is of one split, `all`.
 
     Category ids are 1..K in the alphabetical order of the names. Objects marked difficult are kept, and marked so. What
@@ -37,7 +37,7 @@ def read_voc(source: Path) -> ForeignDataset:
     if not source.is_dir():
         raise NotADirectoryError(f"{source} is a file; VOC data are a folder")
     files = SourceFiles([source])
-    data = ForeignDataset(files, _UNUSED, {}, problems=files.problems)
+    data = ImportedDataset(files, _UNUSED, {}, problems=files.problems)
     xml_files = files.of_suffix(".xml")
     if not xml_files:
         raise FileNotFoundError(
@@ -59,12 +59,12 @@ def read_voc(source: Path) -> ForeignDataset:
         for image, content in entries:
             for name, (xmin, ymin, xmax, ymax), difficult in content.objects:
                 box = [xmin - shift, ymin - shift, xmax - xmin + shift, ymax - ymin + shift]
-                image.objects.append(ForeignObject(ids[name], box, difficult))
+                image.objects.append(ImportedObject(ids[name], box, difficult))
         data.splits[split] = [image for image, _ in entries]
     return data
 
 
-def _splits(xml_files: list[Path], data: ForeignDataset) -> dict[str, list[Path]]:
+def _splits(xml_files: list[Path], data: ImportedDataset) -> dict[str, list[Path]]:
     """Return the XML files of each split."""
     splits = _splits_of_lists(xml_files, data)
     if splits:
@@ -72,7 +72,7 @@ def _splits(xml_files: list[Path], data: ForeignDataset) -> dict[str, list[Path]
     return data.files.by_split(xml_files) or {"all": xml_files}
 
 
-def _splits_of_lists(xml_files: list[Path], data: ForeignDataset) -> dict[str, list[Path]]:
+def _splits_of_lists(xml_files: list[Path], data: ImportedDataset) -> dict[str, list[Path]]:
     """Return the XML files that the lists of `ImageSets/` name, {} where there is none of a split."""
     lists: dict[str, list[Path]] = defaultdict(list)
     for path in data.files.of_suffix(".txt"):
@@ -140,7 +140,7 @@ def _most_alike(folder: Path, candidates: list[Path], root: Path) -> Path | None
     return best[0] if best and (len(best) == 1 or common(best[0]) != common(best[1])) else None
 
 
-def _read_image(path: Path, images: "_Images", files: SourceFiles) -> tuple[ForeignImage, VocFile] | None:
+def _read_image(path: Path, images: "_Images", files: SourceFiles) -> tuple[ImportedImage, VocFile] | None:
     """Return an image and what its XML file says; None, and problems, if one of them cannot be read."""
     files.use(path)
     try:
@@ -162,7 +162,7 @@ def _read_image(path: Path, images: "_Images", files: SourceFiles) -> tuple[Fore
         files.report(path, f"{image_path} is described by {first} already")
         return None
     try:
-        image = ForeignImage(image_path, *read_upright_size(image_path))
+        image = ImportedImage(image_path, *read_upright_size(image_path))
     except OSError as error:
         files.report(image_path, f"not an image that can be read: {describe_fault(error)}; {path} is left out with it")
         return None

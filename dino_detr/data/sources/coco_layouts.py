@@ -1,4 +1,4 @@
-"""Where people keep COCO annotation files, and the images that these name.
+"""Layouts of COCO folders: annotation files, and the images that these name.
 
 Annotations: `annotations/instances_<split>.json` (COCO), `annotations/<split>.json`, `<split>.json`, or
 `<split>/_annotations.coco.json` (Roboflow). Images: in `<split>/`, `images/<split>/`, beside the annotation file, in
@@ -60,7 +60,7 @@ def find_annotations(source: Path, split: str) -> Layout:
 
 
 def is_shared(annotation_file: Path, image_folder: Path) -> bool:
-    """Whether another annotation file, beside this one, names images in the same folder: one for all splits, say."""
+    """Return whether another annotation file beside this one names images in the same folder."""
     others = (path for path in annotation_file.parent.glob("*.json") if path != annotation_file and _is_coco(path))
     return any(_is_file(image_folder / name) for path in others for name in _file_names(path, 1))
 

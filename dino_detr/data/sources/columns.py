@@ -1,4 +1,4 @@
-"""Columns of `datasets` as numbers: also those that hold numbers written as text."""
+"""Columns of `datasets` as numbers, also where those are written as text."""
 
 from collections.abc import Callable
 
@@ -6,8 +6,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from .findings import Findings
-from .numbers import read_flag, read_number, read_whole, shown
+from ..findings import Findings
+from ..numbers import read_flag, read_number, read_whole, shown
 
 
 class NumberColumn:
@@ -48,7 +48,7 @@ class NumberColumn:
 
     @property
     def absent(self) -> np.ndarray:
-        """Where there is no value, bool `[n]`: null, or NaN where pandas wrote that for it."""
+        """Return where there is no value, bool `[n]`. It is null, or NaN where pandas wrote that."""
         return pc.is_null(self.values, nan_is_null=True).to_numpy(zero_copy_only=False)
 
     def _plain(self, to: pa.DataType) -> tuple[np.ndarray, np.ndarray]:

@@ -1,4 +1,4 @@
-"""YOLO and VOC data sets become COCO folders: training reads one form only."""
+"""Write an imported data set as a COCO folder."""
 
 import hashlib
 import json
@@ -7,7 +7,7 @@ import shutil
 from collections import Counter
 from pathlib import Path
 
-from .foreign import ForeignDataset, ForeignImage
+from .imported import ImportedDataset, ImportedImage
 from .source_files import printable
 from .voc import read_voc
 from .yolo import read_yolo
@@ -19,7 +19,7 @@ READERS = {"yolo": read_yolo, "voc": read_voc}
 
 def import_data(
     form: str, source: Path, output: Path, val_share: float | None = None, strict: bool = False
-) -> ForeignDataset:
+) -> ImportedDataset:
     """Write a data set as a COCO folder: `annotations/instances_<split>.json`, images in `<split>/`.
 
     Images are hard links to the source's files where the file system can, else copies. Each file of the source is used
@@ -73,7 +73,7 @@ def format_problems(problems: list[str], most: int = 10) -> list[str]:
     return [*lines, f"and {rest:,} more"] if rest else lines
 
 
-def _split(data: ForeignDataset, source: Path, val_share: float | None) -> None:
+def _split(data: ImportedDataset, source: Path, val_share: float | None) -> None:
     if val_share is None:
         if "all" in data.splits:
             raise ValueError(f"{source} has no train and val: --val_share 0.2 sets a fifth of the images aside as val")
@@ -94,7 +94,7 @@ def _split(data: ForeignDataset, source: Path, val_share: float | None) -> None:
     data.splits["val"] = [image for image in images if id(image) in chosen]
 
 
-def _write_split(output: Path, split: str, images: list[ForeignImage], names: dict[int, str]) -> None:
+def _write_split(output: Path, split: str, images: list[ImportedImage], names: dict[int, str]) -> None:
     folder = output / split
     folder.mkdir(parents=True)
     (output / "annotations").mkdir(exist_ok=True)

@@ -7,7 +7,7 @@ from .source_files import SourceFiles
 
 
 @dataclass
-class ForeignObject:
+class ImportedObject:
     """An object of a category, its box x, y, width, height in pixels."""
 
     category_id: int
@@ -16,19 +16,19 @@ class ForeignObject:
 
 
 @dataclass
-class ForeignImage:
+class ImportedImage:
     """An image file, its size in pixels when upright, and what is in it."""
 
     path: Path
     width: int
     height: int
-    objects: list[ForeignObject] = field(default_factory=list)
+    objects: list[ImportedObject] = field(default_factory=list)
 
 
 @dataclass
-class ForeignDataset:
+class ImportedDataset:
     """
-    What a reader makes of a data set.
+    A data set as a reader of its form leaves it.
 
     Args:
         files: of the source; what the reader neither uses nor reports becomes a problem.
@@ -42,6 +42,6 @@ class ForeignDataset:
     files: SourceFiles
     unused: dict[str, str]
     names: dict[int, str]
-    splits: dict[str, list[ForeignImage]] = field(default_factory=dict)
+    splits: dict[str, list[ImportedImage]] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
 
-from .image_files import IMAGE_SUFFIXES
+from ..image_files import IMAGE_SUFFIXES
 
 SPLIT_NAMES = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}  # in lists and keys
 _SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val"}
@@ -178,7 +178,7 @@ class SourceFiles:
 
 
 def is_image(path: Path) -> bool:
-    """Whether Pillow reads files of this suffix."""
+    """Return whether Pillow reads files of this suffix."""
     return path.suffix.lower() in IMAGE_SUFFIXES
 
 

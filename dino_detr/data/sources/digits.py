@@ -12,7 +12,7 @@ import numpy as np
 from datasets import Dataset
 from PIL import Image
 
-from .rows import detection_features
+from ..rows import detection_features
 
 NUM_SCENES = {"train": 4000, "val": 250}
 DIGIT_HEIGHTS = (16, 72)  # pixels, of the box around the ink
@@ -123,7 +123,7 @@ def _ink(sample: int, height: int) -> np.ndarray:
 
 
 def _free_place(rng, boxes, size, scene_size, overlapping) -> tuple[int, int] | None:
-    """Where (x, y) a box of `size` (w, h) fits: clear of the others, or onto the last one if `overlapping`.
+    """Return (x, y) where a box of `size` (w, h) fits, clear of the others, or onto the last one if `overlapping`.
 
     Overlapping boxes share 5 to 35 % of the smaller one, so that every digit stays legible. None if 100 random
     places are all unfit.

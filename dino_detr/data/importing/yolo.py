@@ -10,8 +10,8 @@ import math
 from collections.abc import Iterator
 from pathlib import Path
 
-from .decoding import describe_fault, read_upright_size
-from .foreign import ForeignDataset, ForeignImage, ForeignObject
+from ..decoding import describe_fault, read_upright_size
+from .imported import ImportedDataset, ImportedImage, ImportedObject
 from .source_files import SourceFiles, read_text
 from .yolo_layout import LAYOUTS, find_layout
 
@@ -19,7 +19,7 @@ _TOLERANCE = 0.01  # by which rounding may take a value out of 0..1
 _UNUSED = {"image": "an image of no split", ".txt": "a text file that belongs to no image", "": "not read"}
 
 
-def read_yolo(source: Path) -> ForeignDataset:
+def read_yolo(source: Path) -> ImportedDataset:
     """Read a `data.yaml`, or the folder it is in.
 
     Category ids are the class numbers. An image without a label file has no objects. Lines that cannot be read are
@@ -29,7 +29,7 @@ def read_yolo(source: Path) -> ForeignDataset:
         FileNotFoundError, ValueError: the data set has no images, or no names, that could be found.
     """
     layout = find_layout(source)
-    data = ForeignDataset(layout.files, _UNUSED, layout.names, problems=layout.files.problems, notes=layout.notes)
+    data = ImportedDataset(layout.files, _UNUSED, layout.names, problems=layout.files.problems, notes=layout.notes)
     for split, paths in layout.splits.items():
         data.splits[split] = list(_read_images(paths, data, layout.with_keypoints))
     if not any(data.splits.values()):
@@ -38,7 +38,7 @@ def read_yolo(source: Path) -> ForeignDataset:
     return data
 
 
-def _read_images(paths: list[Path], data: ForeignDataset, with_keypoints: bool) -> Iterator[ForeignImage]:
+def _read_images(paths: list[Path], data: ImportedDataset, with_keypoints: bool) -> Iterator[ImportedImage]:
     for path in paths:
         labels = _label_file(path, data.files)
         if labels is not None:
@@ -49,13 +49,15 @@ def _read_images(paths: list[Path], data: ForeignDataset, with_keypoints: bool) 
             left_out = f"; {labels} is left out with it" if labels else ""
             data.files.report(path, f"not an image that can be read: {describe_fault(error)}{left_out}")
             continue
-        image = ForeignImage(path, width, height)
+        image = ImportedImage(path, width, height)
         if labels is not None:
             image.objects += _read_labels(labels, image, data, with_keypoints)
         yield image
 
 
-def _read_labels(labels: Path, image: ForeignImage, data: ForeignDataset, with_keypoints: bool) -> list[ForeignObject]:
+def _read_labels(
+    labels: Path, image: ImportedImage, data: ImportedDataset, with_keypoints: bool
+) -> list[ImportedObject]:
     try:
         lines = read_text(labels).splitlines()
     except OSError as error:
@@ -87,7 +89,7 @@ def _label_file(image: Path, files: SourceFiles) -> Path | None:
     return next(found, None)
 
 
-def _object(line: str, width: int, height: int, names: dict[int, str], with_keypoints: bool) -> ForeignObject:
+def _object(line: str, width: int, height: int, names: dict[int, str], with_keypoints: bool) -> ImportedObject:
     try:
         category, *values = (float(word) for word in line.split())
     except ValueError:
@@ -106,4 +108,4 @@ def _object(line: str, width: int, height: int, names: dict[int, str], with_keyp
     else:
         left, top = min(values[::2]), min(values[1::2])
         w, h = max(values[::2]) - left, max(values[1::2]) - top
-    return ForeignObject(int(category), [left * width, top * height, w * width, h * height])
+    return ImportedObject(int(category), [left * width, top * height, w * width, h * height])

@@ -1,4 +1,4 @@
-"""What users call their splits, and parts of them: `train[:90%]`, `train[90%:]`."""
+"""Names of splits, and parts of them such as `train[:90%]` and `train[90%:]`."""
 
 import hashlib
 import re
@@ -99,7 +99,7 @@ def _choose_by_hash(match: re.Match, keys: Sequence[str]) -> list[int]:
 
 
 def _boundary(number: str | None, percent: str, order: list[int], hashes: list[bytes]) -> int | None:
-    """Where a part begins or ends in the order of the hashes: neither at its ends nor between two of one hash."""
+    """Return where a part begins or ends in the order of the hashes, never between two of one hash."""
     if number is None:
         return None
     cut = round(float(number) * len(order) / 100 if percent else float(number))

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from xml.etree import ElementTree
 
-from .numbers import read_flag
+from ..numbers import read_flag
 
 _SIDES = ("xmin", "ymin", "xmax", "ymax")
 _TAGS = {
@@ -29,7 +29,7 @@ _DECLARATION = re.compile(r"\s*<\?xml[^>]*\?>")
 @dataclass
 class VocFile:
     """
-    What an XML file says.
+    The content of an XML file.
 
     Args:
         file_name: `filename`, with the folders that it may have.

@@ -28,7 +28,7 @@ class _Annotation(TypedDict, total=False):
 
 
 class CocoAnnotations(TypedDict, total=False):
-    """What is read of an annotation file: with outlines, COCO's takes ten times longer and five times the memory."""
+    """The fields that are read of an annotation file. Outlines are left out: they take ten times longer to read."""
 
     images: list[_Image]
     annotations: list[_Annotation]

@@ -1,4 +1,4 @@
-"""COCO annotation files as rows, and as what results are scored against: read by the same code."""
+"""COCO annotation files as rows, and as the truth that results are scored against."""
 
 from pathlib import Path
 
@@ -6,20 +6,20 @@ import numpy as np
 import pyarrow as pa
 from datasets import Dataset
 
+from ..findings import Findings
+from ..numbers import Ids, read_whole, shown
+from ..rows import detection_features
 from .annotation_json import read_annotation_json
 from .box_forms import find_box_form
+from .coco_layouts import find_annotations, is_shared
 from .coco_reader import CocoObjects, CocoReader, read_field, why_unusable
-from .findings import Findings
-from .layouts import find_annotations, is_shared
-from .numbers import Ids, read_whole, shown
-from .rows import detection_features
 from .splits import choose_part, split_part
 
 _FORMS = {"normalised": "normalised_boxes", "corners": "corner_boxes", "centres": "centre_boxes"}
 
 
 def load_coco(source: Path, split: str, part: str = "", findings: Findings | None = None) -> Dataset:
-    """Read one split of a folder in one of the layouts of `layouts.py`, or an annotation file, which is one split.
+    """Read one split of a folder in one of the layouts of `coco_layouts.py`, or an annotation file, which is one split.
 
     Images stay files and are decoded when a row is read. Class indices are the ranks of the category ids of the
     annotation file, used or not, but for Roboflow's dummy (`_find_dummy`). Images without annotations are kept. What
@@ -165,7 +165,7 @@ def _find_dummy(content: dict) -> set[int]:
 
 
 def _key(entry: object) -> str:
-    """What an image is known by, wherever it is in the list."""
+    """Return what an image is known by, wherever it is in the list."""
     name = read_field(entry, "file_name")
     return name.replace("\\", "/") if isinstance(name, str) else shown(read_field(entry, "id"))
 

@@ -29,11 +29,11 @@ from datasets import (
 from datasets.exceptions import DatasetsError
 from transformers.utils import logging
 
+from ..decoding import read_upright_size
+from ..findings import Findings
+from ..numbers import read_box, read_whole, shown
+from ..rows import detection_features
 from .columns import NumberColumn
-from .decoding import read_upright_size
-from .findings import Findings
-from .numbers import read_box, read_whole, shown
-from .rows import detection_features
 from .shared_rows import share_rows
 from .splits import choose_split
 
@@ -43,7 +43,7 @@ CATEGORY_FIELDS = ("category", "categories", "category_id", "label", "labels")
 
 
 def is_saved_dataset(folder: Path) -> bool:
-    """Whether `load_from_disk` or `load_dataset` can read a folder."""
+    """Return whether `load_from_disk` or `load_dataset` can read a folder."""
     saved = ("dataset_dict.json", "state.json", "**/*.parquet", "**/*.arrow", "**/metadata.jsonl", "**/metadata.csv")
     return folder.is_dir() and any(next(folder.glob(pattern), None) for pattern in saved)
 
@@ -207,7 +207,7 @@ def _lengths(lists: pa.Array) -> np.ndarray:
 
 
 def _boxes(values: pa.Array, row_of: np.ndarray) -> np.ndarray:
-    """float64 `[boxes, 4]`."""
+    """Return boxes, float64 `[boxes, 4]`."""
     kind = values.type
     if pa.types.is_string(kind) or pa.types.is_large_string(kind) or _is_list_of_text(kind):
         boxes = [read_box(value) for value in values.to_pylist()]
@@ -256,7 +256,7 @@ def _annotation_ids(objects: dict[str, pa.Array], count: int, findings: Findings
 
 
 def _areas(objects: dict[str, pa.Array], boxes: np.ndarray, row_of: np.ndarray, findings: Findings) -> np.ndarray:
-    """float64 `[boxes]`."""
+    """Return areas, float64 `[boxes]`."""
     own = boxes[:, 2] * boxes[:, 3]
     column = _column_of(objects, ("area",), findings)
     if column is None:
@@ -268,7 +268,7 @@ def _areas(objects: dict[str, pa.Array], boxes: np.ndarray, row_of: np.ndarray, 
 
 
 def _crowds(objects: dict[str, pa.Array], count: int, row_of: np.ndarray, findings: Findings) -> np.ndarray:
-    """int64 `[boxes]`, 0 or 1."""
+    """Return crowd flags, int64 `[boxes]`, 0 or 1."""
     column = _column_of(objects, ("iscrowd", "is_crowd"), findings)
     if column is None:
         return np.zeros(count, dtype=np.int64)
@@ -318,7 +318,7 @@ def _classes(splits: list[dict], features: dict, labels: list[str]) -> tuple[lis
 
 
 def _are_ids(name: str, kind: str, splits: list[dict]) -> bool:
-    """Whether a field holds category ids: integers, or text or floats that each say a different one."""
+    """Return whether a field holds category ids. They are integers, or text or floats that each say a different one."""
     if "int" in kind:
         return True
     if "string" not in kind and "float" not in kind:
@@ -338,7 +338,7 @@ def _original_ids(feature: ClassLabel) -> list[int]:
 
 
 def _image_ids(dataset: Dataset, findings: Findings) -> np.ndarray:
-    """int64 `[rows]`."""
+    """Return image ids, int64 `[rows]`."""
     counted = np.arange(len(dataset))
     if not isinstance(dataset.features.get("image_id"), Value):
         return counted

@@ -1,4 +1,4 @@
-"""Which images the splits of a YOLO data set have, in the layouts that tools write."""
+"""The splits of a YOLO data set and their images, in the layouts that tools write."""
 
 import os
 from collections.abc import Iterable
@@ -22,7 +22,7 @@ _YAML, _LISTS = (".yaml", ".yml"), (".txt",)
 @dataclass
 class Layout:
     """
-    What is known before a label is read.
+    A data set before a label is read.
 
     Args:
         files: of the data set's folders.

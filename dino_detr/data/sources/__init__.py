@@ -1,0 +1,1 @@
+"""The forms in which a data set may come, each read into rows."""
