@@ -11,7 +11,7 @@ from datasets import Dataset
 
 from .findings import Findings
 from .image_files import image_names
-from .rows import category_ids, class_names
+from .rows import arrow_table, category_ids, class_names
 from .sources.coco import load_coco
 from .sources.coco_layouts import annotation_files
 from .sources.digits import NUM_SCENES, load_digits_scenes
@@ -107,8 +107,8 @@ def _unknown(source: str) -> ValueError:
 
 
 def _share(rows: Dataset) -> Dataset:
-    table = rows.with_format("arrow")[:].replace_schema_metadata(rows.features.arrow_schema.metadata)
-    return share_rows(table)
+    table = arrow_table(rows)
+    return share_rows(table.replace_schema_metadata(rows.features.arrow_schema.metadata))
 
 
 @contextmanager

@@ -238,7 +238,7 @@ def _crop(image_or_boxes: torch.Tensor, **box: int) -> torch.Tensor:
     crop = F.crop(image_or_boxes, **box)
     if isinstance(crop, tv_tensors.Image):  # a copy is resized twice as fast as a view
         copy = crop.as_subclass(torch.Tensor)[None].contiguous(memory_format=torch.channels_last)[0]
-        crop = tv_tensors.wrap(copy, like=crop)
+        crop = tv_tensors.Image(copy)
     return crop
 
 

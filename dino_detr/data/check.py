@@ -12,7 +12,7 @@ from datasets import Dataset, concatenate_datasets
 from . import load_detection_dataset
 from .findings import KINDS, Finding, Findings
 from .image_files import ImageFacts, image_names, inspect_images
-from .rows import SMALLEST_SIDE, class_names, values_of_objects
+from .rows import SMALLEST_SIDE, arrow_table, class_names, values_of_objects
 from .samples import count_objects
 from .sources.shared_rows import share_rows
 
@@ -137,7 +137,7 @@ def summarise(reports: Sequence[Report]) -> str:
 
 def _fit_to_images(rows: Dataset, facts: ImageFacts, names: list[str], findings: Findings) -> Dataset:
     """The rows with the sizes of their files, and boxes within them; images that have a fault as they were."""
-    table = rows.select_columns(["width", "height", "objects"]).with_format("arrow")[:].combine_chunks()
+    table = arrow_table(rows.select_columns(["width", "height", "objects"])).combine_chunks()
     for index, (kind, text) in facts.faults.items():
         findings.add(kind, names[index], value=text)
     for index, remarks in facts.remarks.items():

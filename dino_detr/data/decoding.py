@@ -11,9 +11,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image, UnidentifiedImageError
+from PIL.TiffImagePlugin import TiffImageFile
 from torch import Tensor
 from torchvision.transforms.v2.functional import pil_to_tensor
 from transformers.utils import logging
@@ -23,7 +25,7 @@ from ..upright import find_value_range, has_damaged_exif, read_orientation, upri
 try:
     from torchvision.io import ImageReadMode, decode_jpeg
 except ImportError:  # torchvision 0.29 announces that it will go
-    decode_jpeg = None
+    ImageReadMode = decode_jpeg = None
 
 logger = logging.get_logger(__name__)
 
@@ -65,7 +67,8 @@ def decode_rgb(file: dict) -> Tensor:
     with _open(content) as image:
         if decode_jpeg and _is_plain_jpeg(image) and read_orientation(image) == 1:
             with suppress(RuntimeError):  # of a damaged file: Pillow says what it always says of it
-                return decode_jpeg(torch.frombuffer(bytearray(content), dtype=torch.uint8), ImageReadMode.RGB)
+                data = torch.frombuffer(bytearray(content), dtype=torch.uint8)
+                return decode_jpeg(data, ImageReadMode.RGB)  # pyright: ignore[reportReturnType, reportOptionalMemberAccess]
         return pil_to_tensor(upright_rgb(image))
 
 
@@ -90,7 +93,7 @@ def inspect_image(content: bytes) -> tuple[tuple[int, int], list[tuple[str, str]
         OSError: as `decode_rgb`.
     """
     with _open(content) as image:
-        size, in_16_bits = image.size, ";16" in str(image.tile)
+        size, in_16_bits = image.size, ";16" in str(getattr(image, "tile", ""))
         drafted = _is_plain_jpeg(image)
         if drafted:  # JPEG data are read to their end at an eighth of the size too, in half of the time
             image.draft("L", (max(1, size[0] // 8), max(1, size[1] // 8)))
@@ -104,7 +107,8 @@ def inspect_image(content: bytes) -> tuple[tuple[int, int], list[tuple[str, str]
             if doubt:
                 remarks.append(("unknown_range", f"{doubt}; {low:g} to {high:g} is taken as black to white"))
         pixels = upright_rgb(image)
-        brightest = max(most for _, most in pixels.getextrema())
+        extrema: Any = pixels.getextrema()  # (least, greatest) of each band
+        brightest = max(greatest for _, greatest in extrema)
         if brightest <= _DARK and in_16_bits and not image.mode.startswith("I"):
             remarks.append(("unknown_range", f"16-bit colours whose upper 8 bits are {brightest} at most"))
         elif brightest <= _DARK:
@@ -112,7 +116,7 @@ def inspect_image(content: bytes) -> tuple[tuple[int, int], list[tuple[str, str]
         if not drafted:
             size = pixels.size
         elif orientation >= 5:
-            size = size[::-1]
+            size = size[1], size[0]
     if max(size) > _LONGEST * min(size):
         remarks.append(("elongated_image", f"{size[0]} x {size[1]}"))
     return size, remarks
@@ -129,10 +133,10 @@ def read_upright_size(file) -> tuple[int, int]:
         OSError: if it is not an image.
     """
     with _open(file) as image:
-        size = image.size
-        if image.format == "TIFF":  # of which some versions of Pillow give the size turned already
-            size = image.tag_v2[_WIDTH], image.tag_v2[_LENGTH]
-        return size[::-1] if read_orientation(image) >= 5 else size
+        width, height = image.size
+        if isinstance(image, TiffImageFile):  # some versions of Pillow give the size turned already
+            width, height = image.tag_v2[_WIDTH], image.tag_v2[_LENGTH]
+        return (height, width) if read_orientation(image) >= 5 else (width, height)
 
 
 def read_file(file: dict) -> bytes:

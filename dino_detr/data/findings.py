@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import NamedTuple
 
 KEPT_EXAMPLES = 1000  # of a kind; the others are only counted
@@ -151,7 +152,7 @@ class Findings:
     def __init__(self):
         self._by_kind: dict[str, Finding] = {}
 
-    def add(self, kind: str, file: str, annotation_id: int | None = None, value: object = None) -> None:
+    def add(self, kind: str, file: str | Path, annotation_id: int | None = None, value: object = None) -> None:
         finding = self._by_kind.setdefault(kind, Finding(kind))
         finding.count += 1
         if len(finding.examples) < KEPT_EXAMPLES:

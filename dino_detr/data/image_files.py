@@ -124,7 +124,7 @@ def _inspect(image: dict, known: dict[str, dict]) -> tuple[str, dict]:
     That is `{"stamp": [bytes, mtime_ns], "size": [width, height], "digest", "remarks"}`, or `{"fault": (kind, text)}`.
     """
     path, content = image["path"], image["bytes"]
-    key = path
+    key, stamp = path, []
     try:
         if content is None:
             status = os.stat(path)

@@ -5,6 +5,7 @@ import json
 import math
 import re
 from collections.abc import Iterable
+from typing import Any
 
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?", re.ASCII)
 _WHOLE = re.compile(r"([+-]?[0-9]+)(\.0*)?", re.ASCII)
@@ -54,7 +55,7 @@ def read_flag(value: object) -> int | None:
     return number if number in (0, 1) else None
 
 
-def read_box(value: object) -> list[float] | None:
+def read_box(value: Any) -> list[float] | None:
     """Return the four numbers that a value is, a list of them or its JSON text; None if it is no such list."""
     if isinstance(value, str):
         try:
@@ -65,8 +66,8 @@ def read_box(value: object) -> list[float] | None:
         value = value.tolist()
     if not isinstance(value, (list, tuple)) or len(value) != 4:
         return None
-    numbers = [read_number(side) for side in value]
-    return None if None in numbers else numbers
+    numbers = [number for number in map(read_number, value) if number is not None]
+    return numbers if len(numbers) == 4 else None
 
 
 def is_text(value: object) -> bool:
@@ -119,7 +120,7 @@ def number_ids(ids: Iterable[int | str]) -> dict[int | str, int]:
     return numbers | dict(zip(names, free))
 
 
-def _plain(value: object) -> object:
+def _plain(value: Any) -> Any:
     """Python's own number of a numpy scalar or a tensor of one."""
     try:
         return value.item() if hasattr(value, "item") else value

@@ -2,7 +2,9 @@
 
 import json
 from collections import Counter
+from typing import Any
 
+import pyarrow as pa
 from datasets import ClassLabel, Dataset, Features, Image, List, Value
 
 SMALLEST_SIDE = 1e-5  # pixels; the reference drops smaller boxes
@@ -49,9 +51,16 @@ def category_ids(dataset: Dataset) -> list[int]:
     return json.loads(dataset.features["objects"]["category"].feature.id)
 
 
+def arrow_table(dataset: Dataset) -> pa.Table:
+    """Return all rows as Arrow holds them."""
+    table = dataset.with_format("arrow")[:]
+    assert isinstance(table, pa.Table)
+    return table
+
+
 def values_of_objects(dataset: Dataset, field: str) -> list:
     """One field of all annotations of a data set, end to end."""
-    batches = dataset.select_columns(["objects"]).with_format("arrow").iter(batch_size=1000)
+    batches: Any = dataset.select_columns(["objects"]).with_format("arrow").iter(batch_size=1000)
     values = []
     for batch in batches:  # not as rows: Python objects of every field would be made
         values += batch["objects"].combine_chunks().field(field).flatten().to_pylist()

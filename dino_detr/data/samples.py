@@ -71,14 +71,14 @@ class TrainingSamples(torch.utils.data.Dataset):
 
     def _make(self, index: int, row: dict, image: tv_tensors.Image) -> dict:
         objects = row["objects"]
-        size = tuple(image.shape[-2:])
-        boxes = tv_tensors.BoundingBoxes(
-            torch.tensor(objects["bbox"], dtype=torch.float32).reshape(-1, 4), format="XYWH", canvas_size=size
-        )
-        boxes = v2.functional.convert_bounding_box_format(boxes, new_format="XYXY")
+        height, width = image.shape[-2:]
+        numbers = torch.tensor(objects["bbox"], dtype=torch.float32).reshape(-1, 4)
+        form = tv_tensors.BoundingBoxFormat.XYWH
+        boxes = tv_tensors.BoundingBoxes(numbers, format=form, canvas_size=(height, width))  # pyright: ignore[reportCallIssue]
+        boxes = v2.functional.convert_bounding_box_format(boxes, new_format=tv_tensors.BoundingBoxFormat.XYXY)
         boxes = v2.functional.clamp_bounding_boxes(boxes, clamping_mode="hard")
         kept = [i for i in _nonempty(boxes) if not objects["iscrowd"][i]]
-        before = tv_tensors.wrap(boxes[kept], like=boxes)
+        before = tv_tensors.wrap(boxes[kept], like=boxes)  # pyright: ignore[reportCallIssue]
         with torch.random.fork_rng(devices=[]):
             # torch.manual_seed would reseed the GPUs as well, and with them the denoising of this process
             torch.default_generator.manual_seed(self._seed(index, self.epoch))

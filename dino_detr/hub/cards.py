@@ -95,13 +95,13 @@ def make_card(folder: str | Path, repo_id: str | None = None, license: str | Non
         for figure in FIGURES[:6]
         if dataset and figures.get(figure, -1) >= 0
     ]
-    on_the_hub = dataset and "dataset" not in record.local and "/" in dataset
+    on_the_hub = dataset is not None and "dataset" not in record.local and "/" in dataset
     data = ModelCardData(
         library_name="transformers",
         pipeline_tag="object-detection",
         tags=["dino-detr", "object-detection"],
         base_model=backbone["base_model"],
-        datasets=[dataset.partition(":")[0]] if on_the_hub else None,
+        datasets=[dataset.partition(":")[0]] if dataset and on_the_hub else None,
         model_name=name,
         eval_results=results or None,
         co2_eq_emissions={"emissions": 1000 * record.energy[1], "source": "codecarbon"} if record.energy else None,
@@ -205,7 +205,7 @@ def _limits(record: RunRecord) -> list[str]:
         )
     per_class = {label: each["AP"] for label, each in figures.get("per_class", {}).items() if each["AP"] >= 0}
     if len(per_class) > 3:
-        weakest = sorted(per_class, key=per_class.get)[:3]
+        weakest = sorted(per_class, key=lambda label: per_class[label])[:3]
         limits.append("Weakest classes: " + ", ".join(f"{_plain(k)} (AP {per_class[k]:.3f})" for k in weakest) + ".")
     if 0 <= figures.get("APs", -1) < figures["AP"]:
         limits.append(

@@ -4,6 +4,7 @@ import json
 import re
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -75,7 +76,7 @@ def load_reference_checkpoint(state_dict_path: str | Path, config_path: str | Pa
         # through a file, because only files are read alike by every version of transformers
         config.save_pretrained(folder)
         save_file(weights, Path(folder) / "model.safetensors", metadata={"format": "pt"})
-        model, loading = DinoDetrForObjectDetection.from_pretrained(
+        model, loading = DinoDetrForObjectDetection.from_pretrained(  # pyright: ignore[reportGeneralTypeIssues]
             folder, dtype=torch.float32, output_loading_info=True
         )
     for problem in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs"):
@@ -139,7 +140,7 @@ def convert_config(reference: dict) -> DinoDetrConfig:
         },
         freeze_backbone=True,
         position_embedding_antialias=True,
-        num_labels=reference["num_classes"],
+        num_labels=reference["num_classes"],  # pyright: ignore[reportCallIssue]
         d_model=reference["embed_dim"],
         pyramid_channels=reference["pyramid_out_channels"],
         pyramid_scale_factors=[factor for factor in reference["pyramid_scale_factors"] if factor in levels],
@@ -192,9 +193,10 @@ def convert_state_dict(state: dict[str, Tensor], config: DinoDetrConfig) -> dict
     Raises:
         ValueError: for names that have no place here.
     """
+    backbone_config: Any = config.backbone_config
     pyramid = {}  # detectron2 names levels by log2 of their stride, we by their place
     for place, factor in enumerate(config.pyramid_scale_factors):
-        stage = int(config.backbone_config.patch_size / factor).bit_length() - 1
+        stage = int(backbone_config.patch_size / factor).bit_length() - 1
         pyramid[stage] = (place, _RESIZING_MODULES[factor])
 
     converted, unknown = {}, []
@@ -220,7 +222,7 @@ def convert_state_dict(state: dict[str, Tensor], config: DinoDetrConfig) -> dict
         raise ValueError(f"no place for {len(unknown)} tensors of the reference checkpoint: {', '.join(unknown[:5])}")
     if "model.backbone.model.embeddings.cls_token" in converted:
         # what transformers' class has beyond the reference's and does not use
-        width = config.backbone_config.hidden_size
+        width = backbone_config.hidden_size
         converted["model.backbone.model.embeddings.mask_token"] = torch.zeros(1, width)
         converted["model.backbone.model.layernorm.weight"] = torch.ones(width)
         converted["model.backbone.model.layernorm.bias"] = torch.zeros(width)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torchvision import tv_tensors
 
-from dino_detr.data.augmentation import build_augmentation, scale_crop_scale
+from dino_detr.data.augmentation import Draws, build_augmentation, scale_crop_scale
 
 SIZES, LONGEST = [480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800], 1333
 
@@ -79,7 +79,7 @@ def test_mean_sizes_are_the_references(height, width, plain, cropped):
     pixels, crops = {1: [], 3: []}, []
     generator = torch.Generator().manual_seed(0)
     for draws in torch.rand(20_000, 7, generator=generator).tolist():
-        steps, size = scale_crop_scale(height, width, draws, SIZES, LONGEST)
+        steps, size = scale_crop_scale(height, width, Draws(*draws), SIZES, LONGEST)
         pixels[len(steps)].append(float(size[0] * size[1]))
         if len(steps) == 3:
             crops.append((steps[1][1]["height"], steps[1][1]["width"]))

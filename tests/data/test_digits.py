@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from dino_detr.data import category_ids, class_names, load_detection_dataset
-from dino_detr.data import digits as module
+from dino_detr.data.sources import digits as module
 
 FINGERPRINT = """
 import random, numpy

@@ -148,7 +148,9 @@ class SourceFiles:
 
     def _walk(self, root: Path) -> None:
         visited = set()
-        walk = os.walk(root, followlinks=True, onerror=lambda error: self.report(Path(error.filename), error.strerror))
+        walk = os.walk(
+            root, followlinks=True, onerror=lambda error: self.report(Path(error.filename), str(error.strerror))
+        )
         for place, folders, names in walk:
             real = os.path.realpath(place)
             if real in visited:  # a link that leads back

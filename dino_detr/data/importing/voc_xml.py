@@ -68,8 +68,8 @@ def read_voc_xml(path: Path) -> VocFile:
     for number, entry in enumerate(root.findall("object"), start=1):  # not of parts, which are inside of objects
         name = _text(entry, "name")
         try:
-            corners = tuple(float(entry.findtext(f"bndbox/{side}")) for side in _SIDES)
-        except (TypeError, ValueError):
+            corners = tuple(float(entry.findtext(f"bndbox/{side}", "")) for side in _SIDES)
+        except ValueError:
             content.faults.append(f"object {number} ({name}) has no bndbox of four numbers")
             continue
         if not name or not all(abs(value) < 1e9 for value in corners):
@@ -99,7 +99,8 @@ def _decode(content: bytes) -> str:
     except LookupError:
         raise ValueError(f" not readable: Python knows no encoding {encoding!r}") from None
     except UnicodeError as error:
-        raise ValueError(f" not readable as {encoding}: {error.reason}; which encoding has it?") from error
+        reason = getattr(error, "reason", error)
+        raise ValueError(f" not readable as {encoding}: {reason}; which encoding has it?") from error
     if "<!ENTITY" in text:
         raise ValueError(" not read: it defines entities, which VOC has not")
     # lines before the declaration stay, so that those in messages are the file's

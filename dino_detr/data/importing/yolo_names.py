@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 from .source_files import SourceFiles, read_text
 
@@ -60,7 +61,7 @@ def _find_name_files(darknet: dict, files: SourceFiles, folders: list[Path]) -> 
     return [path for path in dict.fromkeys(found) if path is not None and path.is_file()]
 
 
-def _number_classes(count: object, yaml_file: Path) -> tuple[dict[int, str], str]:
+def _number_classes(count: object, yaml_file: Path | None) -> tuple[dict[int, str], str]:
     """Return names for classes of which only the number is known."""
     if not isinstance(count, str) or not re.fullmatch(r"[0-9]{1,5}", count) or not int(count):
         raise ValueError(f"{yaml_file}: nc is {count!r}, not the number of classes; and there are no names")
@@ -69,7 +70,7 @@ def _number_classes(count: object, yaml_file: Path) -> tuple[dict[int, str], str
     return {index: f"class_{index}" for index in range(last + 1)}, note
 
 
-def _names_of(names: object, yaml_file: Path, files: SourceFiles, folders: list[Path]) -> dict[int, str]:
+def _names_of(names: Any, yaml_file: Path | None, files: SourceFiles, folders: list[Path]) -> dict[int, str]:
     """Return names by class number: of a list, a mapping in either direction, a list in a text, or a file of lines."""
     if isinstance(names, str):
         path = files.find(names, folders) if re.fullmatch(r"[^\n,]+", names) else None

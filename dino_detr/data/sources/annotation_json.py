@@ -54,7 +54,7 @@ def read_annotation_json(file: Path) -> dict:
     return content
 
 
-def read_json(file: Path, form: type = Any) -> Any:
+def read_json(file: Path, form: Any = Any) -> Any:
     """Return what a JSON file holds, in UTF-8, 16 or 32, with or without a byte order mark.
 
     Args:

@@ -49,7 +49,7 @@ def load_coco(source: Path, split: str, part: str = "", findings: Findings | Non
         wrong = "".join(f" Its categories[0] {why_unusable(entry)}." for entry in content["categories"][:1])
         raise ValueError(f"{annotation_file} has no categories: boxes need {{'id': 1, 'name': 'cat'}}, say.{wrong}")
     images = reader.read_images(files, chosen)
-    ids = sorted(categories.keys() - _find_dummy(content), key=reader.category_number.get)
+    ids = sorted(categories.keys() - _find_dummy(content), key=lambda id_: reader.category_number[id_])
     objects = reader.read_annotations(images, {id_: rank for rank, id_ in enumerate(ids)})
     boxes = np.array(objects.boxes, dtype=np.float64).reshape(-1, 4)
     sizes = np.array([size for _, *size in images.values()], dtype=np.int64).reshape(-1, 2)

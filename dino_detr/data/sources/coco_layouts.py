@@ -71,12 +71,12 @@ def _find_images(
     """The place where most of the first names are; by their letter, else by what they may mean."""
     file_names = _file_names(annotation_file)
     found = {place: sum(_is_file(place / name) for name in file_names) for place in places}
-    best = max(places, key=found.get)
+    best = max(places, key=lambda place: found[place])
     if found[best] or not file_names:
         return ImageFiles(best, root, places)
     finders = {place: ImageFiles(place, root) for place in places}
     fitting = {place: sum(bool(finder.fitting(name)) for name in file_names) for place, finder in finders.items()}
-    best = max(places, key=fitting.get)
+    best = max(places, key=lambda place: fitting[place])
     if fitting[best]:
         return ImageFiles(best, root, places)
     if any(map(is_usual_split, names)):  # the others' images are not this one's

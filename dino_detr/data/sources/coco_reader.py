@@ -5,13 +5,14 @@ import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from ..decoding import describe_fault, kind_of_fault, read_upright_size
 from ..findings import Findings
 from ..image_files import list_image_files
 from ..numbers import Ids, is_text, number_ids, read_box, read_flag, read_number, read_whole, shown
 from ..rows import SMALLEST_SIDE
-from .file_names import Found, ImageFiles
+from .file_names import ImageFiles
 
 _READERS = {"id": read_whole, "bbox": read_box, "area": read_number, "iscrowd": read_flag}
 _LARGEST = 10**12  # pixels, and more than any image has
@@ -22,7 +23,7 @@ _LARGEST_PLAIN = 2**62  # of ids: larger ones are looked at more closely
 class CocoObjects:
     """Usable annotations, in their file's order: lists of one entry each. `images` holds positions, `labels` ranks."""
 
-    ids: list[int] = field(default_factory=list)
+    ids: list[int | None] = field(default_factory=list)  # none is None at the end
     images: list[int] = field(default_factory=list)
     labels: list[int] = field(default_factory=list)
     boxes: list[list[float]] = field(default_factory=list)
@@ -71,7 +72,7 @@ class CocoReader:
                 path = os.path.join(files.folder, entry["file_name"])
                 self.findings.add("missing_file", path, value=found.hint or None)
                 missing.append(f"{path}, say{found.hint and f' ({found.hint})'}")
-            elif size := self._read_size(entry, found):
+            elif size := self._read_size(entry, found.path, found.respelled):
                 images[id_] = found.path, *size
         if missing and len(missing) == len(entries):
             raise FileNotFoundError(
@@ -98,9 +99,10 @@ class CocoReader:
                 continue
             given = entry.get("id")
             id_ = given if type(given) is int and abs(given) < _LARGEST_PLAIN else read_whole(given)
-            row, label = self._find_image_and_class(entry, id_, row_of, class_index, paths)
-            if label is None:
+            place = self._find_image_and_class(entry, id_, row_of, class_index, paths)
+            if place is None:
                 continue
+            row, label = place
             box = self._read_box(entry, id_, paths[row])
             if box is None:
                 continue
@@ -109,14 +111,15 @@ class CocoReader:
                 self._note_text_numbers(entry, id_, paths[row])
             if id_ is None or id_ in taken:
                 without_id.append((len(objects.ids), given, paths[row]))
-            taken.add(id_)
+            else:
+                taken.add(id_)
             objects.ids.append(id_)
             objects.images.append(row)
             objects.labels.append(label)
             objects.boxes.append(box)
             objects.areas.append(area)
             objects.crowds.append(crowd)
-        self._give_ids(objects.ids, without_id, taken - {None})
+        self._give_ids(objects.ids, without_id, taken)
         return objects
 
     def note_unnamed_files(self, files: ImageFiles, images: Iterable[tuple[str, int, int]]) -> None:
@@ -142,7 +145,7 @@ class CocoReader:
                 findings.add("unusable_image", self.annotation_file, value=value)
                 continue
             if id_ in self.listed_images:
-                file = os.path.join(folder, name) if folder is not None else self.annotation_file
+                file = os.path.join(folder, str(name)) if folder is not None else self.annotation_file
                 findings.add("repeated_image_id", file, value=f"id {shown(given)}")
                 continue
             self.listed_images.add(id_)
@@ -150,33 +153,33 @@ class CocoReader:
                 self._note_text_id(where, given, id_)
                 yield entry, id_
 
-    def _read_size(self, entry: dict, found: Found) -> tuple[int, int] | None:
+    def _read_size(self, entry: dict, path: str, respelled: bool) -> tuple[int, int] | None:
         """Width and height, read from the file where the entry has none; None where that is no image."""
-        if found.respelled:
-            self.findings.add("respelled_file", found.path, value=f"file_name {shown(entry['file_name'])}")
+        if respelled:
+            self.findings.add("respelled_file", path, value=f"file_name {shown(entry['file_name'])}")
         given = entry.get("width"), entry.get("height")
         width, height = given if type(given[0]) is type(given[1]) is int else map(read_whole, given)
         if width and height and 0 < width < _LARGEST and 0 < height < _LARGEST:
             if str in map(type, given):
                 value = f"width {shown(given[0])}, height {shown(given[1])}"
-                self.findings.add("text_number", found.path, value=value)
+                self.findings.add("text_number", path, value=value)
             return width, height
         try:
-            width, height = read_upright_size(found.path)
+            width, height = read_upright_size(path)
         except OSError as fault:
-            self.findings.add(kind_of_fault(fault), found.path, value=describe_fault(fault))
+            self.findings.add(kind_of_fault(fault), path, value=describe_fault(fault))
             return None
         if all(side is None or side == 0 for side in given):
-            self.findings.add("missing_size", found.path, value=f"{width} x {height}")
+            self.findings.add("missing_size", path, value=f"{width} x {height}")
         else:
             value = f"{shown(given[0])} x {shown(given[1])}, the file has {width} x {height}"
-            self.findings.add("wrong_size", found.path, value=value)
+            self.findings.add("wrong_size", path, value=value)
         return width, height
 
     def _find_image_and_class(
         self, entry: dict, id_: int | None, row_of: dict, class_index: dict, paths: list[str]
-    ) -> tuple[int | None, int | None]:
-        """Row and class index of an annotation; no class index where one of them is not known."""
+    ) -> tuple[int, int] | None:
+        """Return row and class index of an annotation, or None where one of them is not known."""
         image_id, category_id = entry.get("image_id"), entry.get("category_id")
         if type(image_id) is not int:
             image_id = self.image_ids.read(image_id)
@@ -185,13 +188,14 @@ class CocoReader:
             if image_id not in self.listed_images:  # else it went with its image
                 value = f"image_id {shown(entry.get('image_id'))}"
                 self.findings.add("unknown_image_id", self.annotation_file, id_, value)
-            return None, None
+            return None
         if type(category_id) is not int:
             category_id = self.category_ids.read(category_id)
         label = class_index.get(category_id)
         if label is None:
             value = f"category_id {shown(entry.get('category_id'))}"
             self.findings.add("unknown_category_id", paths[row], id_, value)
+            return None
         return row, label
 
     def _read_box(self, entry: dict, id_: int | None, path: str) -> list[float] | None:
@@ -204,7 +208,8 @@ class CocoReader:
         return box
 
     def _read_area_and_crowd(self, entry: dict, id_: int | None, path: str, box: list[float]) -> tuple[float, int]:
-        area, crowd = entry.get("area"), entry.get("iscrowd")
+        area: Any = entry.get("area")
+        crowd: Any = entry.get("iscrowd")
         if not (type(area) in (int, float) and 0 <= area < _LARGEST**2):
             given, area = area, read_number(area)
             if area is None or not 0 <= area < _LARGEST**2:

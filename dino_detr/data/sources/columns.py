@@ -1,5 +1,8 @@
 """Columns of `datasets` as numbers, also where those are written as text."""
 
+# pyarrow makes its functions when it is imported, and the type checker does not see them
+# pyright: reportAttributeAccessIssue=false
+
 from collections.abc import Callable
 
 import numpy as np

@@ -7,6 +7,7 @@ boxes overlap. It is small enough to learn from in minutes, and hard enough to s
 
 import functools
 import io
+from typing import Any
 
 import numpy as np
 from datasets import Dataset
@@ -90,7 +91,7 @@ def render_scene(split: str, index: int) -> tuple[np.ndarray, list[list[int]], l
 
 
 @functools.cache
-def load_handwriting():
+def load_handwriting() -> Any:
     """scikit-learn's digits: `images` [1797, 8, 8] in 0..16, `target` [1797]."""
     from sklearn.datasets import load_digits  # takes a second, and nothing else needs it
 
@@ -112,7 +113,7 @@ def _smooth_digit(sample: int) -> Image.Image:
     # Strokes of 8x8 scans are grey at their edges; a ramp below half of full ink makes them crisp, thin enough for
     # the holes of 8 and 9 to stay open, thick enough for faint strokes not to break.
     shape = Image.fromarray((((large - 4) / 6).clip(0, 1) * 255).astype(np.uint8))
-    return shape.crop(shape.point(lambda value: 255 * (value >= 128)).getbbox())
+    return shape.crop(shape.point([255 * (value >= 128) for value in range(256)]).getbbox())
 
 
 def _ink(sample: int, height: int) -> np.ndarray:

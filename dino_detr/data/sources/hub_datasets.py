@@ -5,8 +5,12 @@ or as a list of structs, `bbox` in COCO's x, y, width, height in pixels and one 
 if there are, `area`, `iscrowd` or `is_crowd`, `id` or `bbox_id`.
 """
 
+# pyarrow makes its functions when it is imported, and the type checker does not see them
+# pyright: reportAttributeAccessIssue=false
+
 import io
 import json
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -32,7 +36,7 @@ from transformers.utils import logging
 from ..decoding import read_upright_size
 from ..findings import Findings
 from ..numbers import read_box, read_whole, shown
-from ..rows import detection_features
+from ..rows import arrow_table, detection_features
 from .columns import NumberColumn
 from .shared_rows import share_rows
 from .splits import choose_split
@@ -57,7 +61,7 @@ def load_hub_dataset(source: str, split: str, findings: Findings | None = None) 
         ValueError: the columns are not as they must be (see `detection_rows`).
     """
     splits = _load_splits(source)
-    name = choose_split(split, splits, source)
+    name = choose_split(split, map(str, splits), source)
     try:
         return detection_rows(splits[name], [other for key, other in splits.items() if key != name], findings)
     except ValueError as error:
@@ -66,11 +70,11 @@ def load_hub_dataset(source: str, split: str, findings: Findings | None = None) 
 
 def list_hub_splits(source: str) -> list[str]:
     """The splits of a source that `load_hub_dataset` takes, which fetches it."""
-    return list(_load_splits(source))
+    return [str(split) for split in _load_splits(source)]
 
 
 def detection_rows(
-    dataset: Dataset | IterableDataset, others: list[Dataset] = (), findings: Findings | None = None
+    dataset: Dataset | IterableDataset, others: Sequence[Dataset] = (), findings: Findings | None = None
 ) -> Dataset:
     """The rows of `rows.py` of a data set with the columns above. Images stay as they are, unread and undecoded.
 
@@ -186,7 +190,7 @@ def _features_of_objects(dataset: Dataset) -> dict:
 def _flat_objects(dataset: Dataset) -> tuple[np.ndarray, dict[str, pa.Array]]:
     """Objects per row `[rows]`, and each field of all objects, end to end."""
     fields = list(_features_of_objects(dataset))
-    objects = dataset.select_columns(["objects"]).with_format("arrow")[:]["objects"].combine_chunks()
+    objects = arrow_table(dataset.select_columns(["objects"]))["objects"].combine_chunks()
     if not pa.types.is_struct(objects.type):
         flat = pc.list_flatten(objects)
         return _lengths(objects), {name: pc.struct_field(flat, name) for name in fields}
@@ -334,7 +338,7 @@ def _original_ids(feature: ClassLabel) -> list[int]:
         ids = json.loads(feature.id or "")
     except ValueError:
         ids = None
-    return ids if isinstance(ids, list) and len(ids) == feature.num_classes else list(range(feature.num_classes))
+    return ids if isinstance(ids, list) and len(ids) == len(feature.names) else list(range(len(feature.names)))
 
 
 def _image_ids(dataset: Dataset, findings: Findings) -> np.ndarray:
@@ -363,7 +367,7 @@ def _sizes(dataset: Dataset, findings: Findings) -> np.ndarray:
     unknown = np.flatnonzero((sizes <= 0).any(axis=1))
     images = dataset.select_columns(["image"]).cast_column("image", Image(decode=False)).select(unknown)
     for row, image in zip(unknown, images):
-        encoded = image["image"]
+        encoded = image["image"]  # pyright: ignore[reportCallIssue, reportArgumentType]
         with suppress(OSError):  # `check_split` names it
             sizes[row] = read_upright_size(io.BytesIO(encoded["bytes"]) if encoded["bytes"] else encoded["path"])
     return sizes

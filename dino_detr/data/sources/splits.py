@@ -94,7 +94,7 @@ def is_usual_split(name: str) -> bool:
 def _choose_by_hash(match: re.Match, keys: Sequence[str]) -> list[int]:
     hashes = [hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest() for key in keys]
     order = sorted(range(len(keys)), key=lambda index: hashes[index])
-    start, end = (_boundary(*match.group(2 * side + 1, 2 * side + 2), order, hashes) for side in (0, 1))
+    start, end = (_boundary(match[number], match[number + 1], order, hashes) for number in (1, 3))
     return sorted(order[0 if start is None else start : end])
 
 
