@@ -6,7 +6,8 @@ from torch.nn import functional as F
 
 from .boxes import cxcywh_to_xyxy, generalized_iou
 from .denoising import DenoisingQueries
-from .matching import Assignment, Targets, assign
+from .matching import Assignment, assign
+from .targets import Targets
 
 
 def detection_losses(logits: Tensor, boxes: Tensor, targets: Targets, matched: Assignment, config, num_boxes) -> dict:

@@ -1,4 +1,4 @@
-"""Targets of a batch, and their assignment to queries: all layers and images at once, exactly, on the CPU."""
+"""The assignment of queries to targets, for all layers and images at once, exactly, on the CPU."""
 
 from dataclasses import dataclass
 
@@ -7,71 +7,12 @@ import torch
 from torch import Tensor
 
 from .boxes import cxcywh_to_xyxy, generalized_iou
+from .targets import Targets
 
 try:
     from scipy.optimize import linear_sum_assignment
 except ImportError:  # needed for losses only
     linear_sum_assignment = None
-
-
-@dataclass
-class Targets:
-    """
-    The boxes of a batch, one image after the other.
-
-    Args:
-        labels: int64 `[T]`, class indices.
-        boxes: float32 `[T, 4]`, cxcywh in 0..1.
-        image: int64 `[T]`, which image of the batch.
-        counts: boxes of each image.
-    """
-
-    labels: Tensor
-    boxes: Tensor
-    image: Tensor
-    counts: list[int]
-
-    @classmethod
-    def from_labels(cls, labels: list[dict], batch_size: int, device: torch.device) -> "Targets":
-        """
-        Build targets from the processor's `labels`, of which `class_labels` and `boxes` are read.
-
-        Raises:
-            ValueError: for a wrong number of images, a missing field or mismatched shapes. Values are checked where
-            they next reach the CPU (`assign`), so that nothing waits for the device here.
-        """
-        if len(labels) != batch_size:
-            raise ValueError(f"labels describes {len(labels)} images, pixel_values has {batch_size}")
-        for index, label in enumerate(labels):
-            for field in ("class_labels", "boxes"):
-                if field not in label:
-                    raise ValueError(f"labels[{index}] has no {field!r}")
-            if label["boxes"].shape != (len(label["class_labels"]), 4):
-                raise ValueError(
-                    f"labels[{index}]: boxes must be [{len(label['class_labels'])}, 4] as class_labels has "
-                    f"{len(label['class_labels'])} entries, not {list(label['boxes'].shape)}"
-                )
-        counts = [len(label["class_labels"]) for label in labels]
-        return cls(
-            labels=torch.cat([label["class_labels"] for label in labels]).to(device, torch.int64),
-            boxes=torch.cat([label["boxes"] for label in labels]).to(device, torch.float32),
-            image=torch.arange(batch_size).repeat_interleave(torch.tensor(counts)).to(device, non_blocking=True),
-            counts=counts,
-        )
-
-    def offsets(self) -> Tensor:
-        """int64 `[B]`: where each image's boxes start."""
-        starts = torch.tensor([0, *self.counts[:-1]]).cumsum(0)
-        return starts.to(self.labels.device, non_blocking=True)
-
-    def padded(self, most: int) -> tuple[Tensor, Tensor]:
-        """(labels `[B, most]` with -1, boxes `[B, most, 4]` with zeros) where an image has fewer boxes than `most`."""
-        slot = torch.arange(len(self.labels), device=self.labels.device) - self.offsets()[self.image]
-        labels = self.labels.new_full((len(self.counts), most), -1)
-        boxes = self.boxes.new_zeros((len(self.counts), most, 4))
-        labels[self.image, slot] = self.labels
-        boxes[self.image, slot] = self.boxes
-        return labels, boxes
 
 
 class NonFinitePredictions(ValueError):

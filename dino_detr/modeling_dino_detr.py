@@ -22,10 +22,10 @@ from .encoder import DinoDetrEncoder, cell_centres, sine_position_embedding
 from .feature_pyramid import Neck, SimpleFeaturePyramid
 from .linear import linear
 from .loss import dino_loss, normalisers
-from .matching import Targets
 from .padding import mask_padding, padded_sizes
 from .pretrained import DinoDetrPreTrainedModel
 from .query_selection import QuerySelection, token_proposals
+from .targets import Targets
 
 logger = logging.get_logger(__name__)
 
@@ -312,7 +312,7 @@ class DinoDetrForObjectDetection(DinoDetrPreTrainedModel):
         self,
         pixel_values: Tensor,
         pixel_mask: Tensor | None = None,
-        labels: list[dict] | None = None,
+        labels: list[dict] | Targets | None = None,
         denoising_queries: DenoisingQueries | None = None,
         loss_normalisers: Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
@@ -323,7 +323,8 @@ class DinoDetrForObjectDetection(DinoDetrPreTrainedModel):
             pixel_mask: `[B, H, W]`, 1 = image, 0 = padding at the right and bottom. None: the padding that `labels`
                 tell of by their `size`; without them, none.
             labels: for each image `class_labels` int64 `[n]` in 0..K-1 and `boxes` float32 `[n, 4]` cxcywh in 0..1 of
-                the unpadded image, as the processor makes them; gives `loss` and `loss_dict`.
+                the unpadded image, as the processor makes them; or the `Targets` built of them. Gives `loss` and
+                `loss_dict`.
             denoising_queries: noise to replay. None: in training, new noise is drawn for the labels.
             loss_normalisers: float32 `[2]`, at least 0: by how many boxes the losses of matching and of denoising
                 are divided, where the batch is only a part of a step. None: those of this batch, at least 1; in
@@ -334,19 +335,19 @@ class DinoDetrForObjectDetection(DinoDetrPreTrainedModel):
         Raises:
             ValueError: for a mask of another shape than the images, or labels that contradict the model or each other.
         """
-        targets = None
-        if labels is not None:
+        targets = labels
+        if labels is not None and not isinstance(labels, Targets):
             targets = Targets.from_labels(labels, len(pixel_values), pixel_values.device)
             if pixel_mask is None:
                 pixel_mask = _mask_from_labels(labels, pixel_values)
-            if denoising_queries is None and self.training:
-                denoising_queries = draw_denoising_queries(
-                    targets,
-                    self.config.num_labels,
-                    self.config.num_denoising,
-                    self.config.label_noise_ratio,
-                    self.config.box_noise_scale,
-                )
+        if targets is not None and denoising_queries is None and self.training:
+            denoising_queries = draw_denoising_queries(
+                targets,
+                self.config.num_labels,
+                self.config.num_denoising,
+                self.config.label_noise_ratio,
+                self.config.box_noise_scale,
+            )
         if denoising_queries is not None:
             denoising_queries = denoising_queries.to(pixel_values.device)
         outputs = self.model(pixel_values, pixel_mask, denoising_queries, **kwargs | {"return_dict": True})

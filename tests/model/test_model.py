@@ -27,8 +27,9 @@ from dino_detr import decoder as decoder_module
 from dino_detr import deformable_attention as attention_module
 from dino_detr import loss as loss_module
 from dino_detr.denoising import DenoisingQueries, draw_denoising_queries
-from dino_detr.matching import Targets, assign
+from dino_detr.matching import assign
 from dino_detr.modeling_dino_detr import DinoDetrObjectDetectionOutput
+from dino_detr.targets import Targets
 
 REFUSED = (ValueError, TypeError, StrictDataclassError)
 TERMS = ("loss_class", "loss_bbox", "loss_giou")

@@ -11,7 +11,8 @@ from dino_detr.backbone import _change_patch_size, _interpolate_positions_antial
 from dino_detr.denoising import DenoisingQueries, draw_denoising_queries, noise_boxes
 from dino_detr.encoder import sine_position_embedding
 from dino_detr.hub.conversion import convert_state_dict, load_reference_checkpoint
-from dino_detr.matching import Targets, assign
+from dino_detr.matching import assign
+from dino_detr.targets import Targets
 from dino_detr.training import build_optimizer
 
 # ten times the noise floor in the golden set's README

@@ -8,7 +8,7 @@ from helpers.launching import lines, run
 from helpers.tiny import random_images, random_labels, tiny_detector
 
 from dino_detr.denoising import draw_denoising_queries
-from dino_detr.matching import Targets
+from dino_detr.targets import Targets
 from dino_detr.training.compilation import compile_layers
 
 
