@@ -19,7 +19,7 @@ from transformers import (
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import logging
 
-from .linear import fast_linears, is_captured
+from .cpu_linear import fast_linears, is_captured
 
 try:
     import timm

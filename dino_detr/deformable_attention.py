@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .cpu_linear import is_untouched, linear
 from .deformable_gather import GatherSampling
 from .deformable_triton import TritonSampling, triton_works
-from .linear import is_untouched, linear
 
 SAMPLING = ("auto", "plain", "gather", "triton")
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from .boxes import cxcywh_to_xyxy, xyxy_to_cxcywh
+from .configuration_dino_detr import DinoDetrConfig
 from .targets import Targets
 
 
@@ -64,10 +65,7 @@ class DenoisingQueries:
 
 def draw_denoising_queries(
     targets: Targets,
-    num_labels: int,
-    num_denoising: int,
-    label_noise_ratio: float,
-    box_noise_scale: float,
+    config: DinoDetrConfig,
     max_boxes: int | None = None,
     seeds: list[int] | None = None,
 ) -> DenoisingQueries | None:
@@ -86,6 +84,7 @@ def draw_denoising_queries(
     """
     if max_boxes is None:
         max_boxes = max(targets.counts, default=0)
+    num_labels, num_denoising = config.num_labels, config.num_denoising
     if max_boxes == 0 or num_denoising == 0:
         return None
     labels, boxes = targets.padded(max_boxes)  # [B, max_boxes], [B, max_boxes, 4]
@@ -106,12 +105,12 @@ def draw_denoising_queries(
 
     labels = labels[:, None, None].expand(-1, num_groups, 2, -1)  # [B, groups, positive and negative, half_group]
     boxes = boxes[:, None, None].expand(-1, num_groups, 2, -1, -1)
-    redrawn = (uniform(labels.shape) < label_noise_ratio * 0.5) & (labels >= 0)
+    redrawn = (uniform(labels.shape) < config.label_noise_ratio * 0.5) & (labels >= 0)
     labels = torch.where(redrawn, (uniform(labels.shape) * num_labels).long().clamp(max=num_labels - 1), labels)
     sign = (uniform(boxes.shape) < 0.5) * 2 - 1
     magnitude = uniform(boxes.shape)
     magnitude[:, :, 1] += 1
-    boxes = noise_boxes(boxes, sign * magnitude * box_noise_scale)
+    boxes = noise_boxes(boxes, sign * magnitude * config.box_noise_scale)
     return DenoisingQueries(labels.flatten(1), boxes.flatten(1, 3), num_groups, box_index)
 
 

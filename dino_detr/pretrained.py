@@ -1,23 +1,18 @@
-"""What transformers wants to know of the models, and their initial weights."""
-
-import math
+"""The parent of the models: what transformers asks them, and how they load, copy and checkpoint."""
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel
-from transformers import initialization as init
 from transformers.utils.output_capturing import capture_outputs
 
 from .backbone import DinoDetrBackbone
 from .configuration_dino_detr import DinoDetrConfig
 from .deformable_attention import SAMPLING, MultiScaleDeformableAttention
-from .feature_pyramid import ChannelsFirstLayerNorm, Neck
-from .linear import FeedForward
-from .query_selection import QuerySelection
+from .initialization import initialize
 
 
 class DinoDetrPreTrainedModel(PreTrainedModel):
-    """Initialisation (the reference's) and what transformers wants to know of the models."""
+    """What all models share: loading, initialisation, gradient checkpointing, the choice of sampling."""
 
     config: DinoDetrConfig
     config_class = DinoDetrConfig
@@ -82,35 +77,4 @@ class DinoDetrPreTrainedModel(PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """Called for every module, children before parents, so that a parent has the last word on its children."""
-        if isinstance(module, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)):
-            _init_as_torch_does(module)
-        elif isinstance(module, nn.Embedding):
-            init.normal_(module.weight)
-        elif isinstance(module, (nn.LayerNorm, nn.GroupNorm, ChannelsFirstLayerNorm)):
-            init.ones_(module.weight)
-            init.zeros_(module.bias)
-        elif isinstance(module, Neck):
-            for convolution, _ in module.levels:
-                init.xavier_uniform_(convolution.weight)
-                init.zeros_(convolution.bias)
-        elif isinstance(module, FeedForward):
-            init.xavier_uniform_(module.fc1.weight)
-            init.xavier_uniform_(module.fc2.weight)
-        elif isinstance(module, MultiScaleDeformableAttention):
-            init.zeros_(module.sampling_offsets.weight)
-            init.copy_(module.sampling_offsets.bias, module.initial_offsets())
-            init.zeros_(module.attention_weights.weight)
-            init.zeros_(module.attention_weights.bias)
-            for projection in (module.value_proj, module.output_proj):
-                init.xavier_uniform_(projection.weight)
-                init.zeros_(projection.bias)
-        elif isinstance(module, QuerySelection):
-            init.xavier_uniform_(module.enc_output.weight)
-
-
-def _init_as_torch_does(module: nn.Linear | nn.Conv2d | nn.ConvTranspose2d) -> None:
-    init.kaiming_uniform_(module.weight, a=math.sqrt(5))
-    if module.bias is not None:
-        bound = 1 / math.sqrt(nn.init._calculate_fan_in_and_fan_out(module.weight)[0])
-        init.uniform_(module.bias, -bound, bound)
+        initialize(module)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -64,3 +65,23 @@ class Targets:
         labels[self.image, slot] = self.labels
         boxes[self.image, slot] = self.boxes
         return labels, boxes
+
+
+def check_values(labels: np.ndarray, boxes: np.ndarray, counts: list[int], num_labels: int) -> None:
+    """Name the first image of the batch whose labels cannot be learned from."""
+    image = np.repeat(np.arange(len(counts)), counts)
+    bad = (labels < 0) | (labels >= num_labels)
+    if bad.any():
+        at = int(bad.argmax())
+        raise ValueError(
+            f"labels[{image[at]}]: class_labels holds {int(labels[at])}, but the model has {num_labels} classes "
+            f"(0..{num_labels - 1}); map category ids to class indices"
+        )
+    # a hair of slack: boxes that touch the border may be off by rounding
+    bad = ~((boxes >= -1e-4) & (boxes <= 1 + 1e-4)).all(1)
+    if bad.any():
+        at = int(bad.argmax())
+        raise ValueError(
+            f"labels[{image[at]}]: boxes holds {boxes[at].round(4).tolist()}, but boxes are (cx, cy, w, h) in 0..1 "
+            "of the image; divide pixels by its width and height"
+        )

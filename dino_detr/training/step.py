@@ -39,13 +39,7 @@ class Step:
         """
         targets = Targets.from_labels(batch["labels"], len(batch["noise_seeds"]), batch["pixel_values"].device)
         denoising_queries = draw_denoising_queries(
-            targets,
-            config.num_labels,
-            config.num_denoising,
-            config.label_noise_ratio,
-            config.box_noise_scale,
-            max_boxes=self.most_boxes,
-            seeds=batch["noise_seeds"],
+            targets, config, max_boxes=self.most_boxes, seeds=batch["noise_seeds"]
         )
         outputs = model(
             batch["pixel_values"],
