@@ -1,6 +1,8 @@
 """Products of linear layers; the large float32 ones of a CPU are left to oneDNN."""
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +30,9 @@ def linear(layer: nn.Module, x: Tensor) -> Tensor:
 class OneDnnLinears(TorchFunctionMode):
     """Within it, `F.linear` is as fast as `linear`, in modules of other libraries too; the modules stay as they are."""
 
-    def __torch_function__(self, func, types, args=(), kwargs=None):
+    def __torch_function__(
+        self, func: Callable, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
         if func is F.linear and not kwargs and _is_for_onednn(*args[:2]) and not _is_checkpointed():
             return _OneDnnLinear.apply(*args, *[None] * (3 - len(args)))
         return func(*args, **(kwargs or {}))
@@ -41,7 +45,7 @@ def fast_linears(x: Tensor) -> AbstractContextManager:
 
 def is_captured() -> bool:
     """Whether a compiler, exporter or tracer is watching, which wants PyTorch's own operators."""
-    return torch.compiler.is_compiling() or torch.jit.is_tracing()
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
 
 
 def is_untouched(layer: nn.Module) -> bool:
@@ -80,7 +84,8 @@ def _is_for_onednn(x: Tensor, weight: Tensor | None) -> bool:
 
 def _is_checkpointed() -> bool:
     """Whether tensors are not kept for the backward pass but computed again, by what must then keep the same."""
-    return torch._C._autograd._top_saved_tensors_default_hooks(True) is not None
+    # torch's stubs leave this module out
+    return torch._C._autograd._top_saved_tensors_default_hooks(True) is not None  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -106,13 +111,13 @@ class _OneDnnLinear(torch.autograd.Function):
     """`F.linear` as a convolution, without its own gradient of weights: slow where rows are few or hard to divide."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None):
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(x, weight)
         return product(x, weight, bias).data  # not a view, so that it may be changed in place as `F.linear`'s
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, gradient: Tensor):
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         x, weight = ctx.saved_tensors
         needed = ctx.needs_input_grad
         rows = gradient.reshape(-1, gradient.shape[-1])

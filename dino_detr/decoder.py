@@ -97,7 +97,10 @@ class QuerySelfAttention(nn.Module):
                 (self.v_proj, hidden_states),
             )
         )
-        attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(
+            self.config._attn_implementation,  # pyright: ignore[reportArgumentType] set when the model is made
+            eager_attention_forward,
+        )
         attended, weights = attend(self, query, key, value, attention_mask, dropout=0.0, scaling=self.scaling)
         return linear(self.out_proj, attended.flatten(2)), weights
 
@@ -230,4 +233,4 @@ def _query_self_attention(module: QuerySelfAttention) -> None:
 @initialize.register
 def _decoder(module: DinoDetrDecoder) -> None:
     for layer in module.ref_point_head.layers:
-        init.xavier_uniform_(layer.weight)
+        init.xavier_uniform_(layer.get_parameter("weight"))

@@ -31,7 +31,7 @@ class DenoisingQueries:
     num_groups: int
     box_index: Tensor | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.num_groups < 1 or self.labels.shape[1] % (2 * self.num_groups):
             raise ValueError(
                 f"denoising_queries: {self.labels.shape[1]} slots are not 2 * num_groups={self.num_groups} half-groups"
@@ -84,7 +84,8 @@ def draw_denoising_queries(
     """
     if max_boxes is None:
         max_boxes = max(targets.counts, default=0)
-    num_labels, num_denoising = config.num_labels, config.num_denoising
+    num_labels: int = config.num_labels  # pyright: ignore[reportAssignmentType] never None in a whole configuration
+    num_denoising = config.num_denoising
     if max_boxes == 0 or num_denoising == 0:
         return None
     labels, boxes = targets.padded(max_boxes)  # [B, max_boxes], [B, max_boxes, 4]

@@ -1,5 +1,7 @@
 """The feed-forward layers of encoder and decoder, which keep no hidden values for the backward pass."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
@@ -39,7 +41,9 @@ class _RecomputedFeedForward(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, x: Tensor, weight1: Tensor, bias1: Tensor, weight2: Tensor, bias2: Tensor, dtype: torch.dtype):
+    def forward(
+        ctx: Any, x: Tensor, weight1: Tensor, bias1: Tensor, weight2: Tensor, bias2: Tensor, dtype: torch.dtype
+    ) -> Tensor:
         ctx.dtype, ctx.parameter_dtype = dtype, weight1.dtype
         weight1, bias1, weight2, bias2 = (p.to(dtype) for p in (weight1, bias1, weight2, bias2))
         ctx.save_for_backward(x, weight1, bias1, weight2)
@@ -50,11 +54,11 @@ class _RecomputedFeedForward(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, gradient: Tensor):
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         x, weight1, bias1, weight2 = ctx.saved_tensors
         x_gradient = x.new_empty(x.shape)
         towards_x, towards_hidden = weight1.t().contiguous(), weight2.t().contiguous()  # once, or each product would
-        totals = None
+        totals = []
         for rows, row_gradient, into in zip(*(_parts(t, weight1) for t in (x, gradient, x_gradient))):
             rows = rows.to(ctx.dtype)
             hidden = F.relu_(product(rows, weight1, bias1))

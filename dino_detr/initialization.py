@@ -46,8 +46,8 @@ def _norm(module: nn.LayerNorm | nn.GroupNorm | ChannelsFirstLayerNorm) -> None:
 
 @initialize.register
 def _neck(module: Neck) -> None:
-    for convolution, _ in module.levels:
-        xavier(convolution)
+    for level in module.levels:
+        xavier(level.get_submodule("0"))
 
 
 @initialize.register
@@ -71,7 +71,7 @@ def _query_selection(module: QuerySelection) -> None:
     init.xavier_uniform_(module.enc_output.weight)
 
 
-def xavier(layer: nn.Linear | nn.Conv2d, gain: float = 1.0) -> None:
+def xavier(layer: nn.Module, gain: float = 1.0) -> None:
     """Xavier-uniform weights and a bias of zero."""
-    init.xavier_uniform_(layer.weight, gain=gain)
-    init.zeros_(layer.bias)
+    init.xavier_uniform_(layer.get_parameter("weight"), gain=gain)
+    init.zeros_(layer.get_parameter("bias"))

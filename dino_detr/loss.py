@@ -100,14 +100,14 @@ def dino_loss(
     matched = assign(logits, boxes, targets, config)
     losses = detection_losses(logits, boxes, targets, matched, config, num_boxes)
     groups = [(losses, term_suffixes(len(logits)))]
-    if denoising_queries is not None:
+    if denoising_queries is not None and denoising_logits is not None and denoising_boxes is not None:
         num_layers = len(denoising_logits)
         matched = denoising_assignment(denoising_queries, targets, num_layers)
         num_boxes = num_denoised * denoising_queries.num_groups
         losses = detection_losses(denoising_logits, denoising_boxes, targets, matched, config, num_boxes)
         groups.append((losses, denoising_suffixes(num_layers)))
     coefficients = (config.class_loss_coefficient, config.bbox_loss_coefficient, config.giou_loss_coefficient)
-    total, terms = 0, {}
+    total, terms = logits.new_zeros(()), {}
     for losses, suffixes in groups:
         for name, coefficient in zip(TERMS, coefficients):
             for suffix, term in zip(suffixes, losses[name]):

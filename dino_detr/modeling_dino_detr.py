@@ -3,14 +3,14 @@
 import math
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import initialization as init
 from transformers.models.auto.modeling_auto import MODEL_FOR_OBJECT_DETECTION_MAPPING_NAMES, MODEL_MAPPING_NAMES
-from transformers.processing_utils import Unpack
-from transformers.utils import ModelOutput, TransformersKwargs
-from transformers.utils.generic import can_return_tuple
+from transformers.processing_utils import Unpack  # pyright: ignore[reportPrivateImportUsage] Python 3.10 has none
+from transformers.utils.generic import ModelOutput, TransformersKwargs, can_return_tuple
 
 from .backbone import DinoDetrBackbone, load_pretrained_backbone
 from .boxes import inverse_sigmoid
@@ -122,18 +122,19 @@ class DinoDetrModel(DinoDetrPreTrainedModel):
             self.backbone.channels, config.pyramid_channels, config.pyramid_scale_factors, extra_levels
         )
         self.neck = Neck(config.pyramid_channels, config.d_model, config.num_feature_levels)
+        num_labels: int = config.num_labels  # pyright: ignore[reportAssignmentType] never None in a whole configuration
         self.level_embed = nn.Parameter(torch.empty(config.num_feature_levels, config.d_model))
         self.encoder = DinoDetrEncoder(config)
         self.query_selection = QuerySelection(config.d_model)
         self.query_embed = nn.Embedding(config.num_queries, config.d_model)
         self.decoder = DinoDetrDecoder(config)
         self.class_embed = nn.ModuleList(
-            nn.Linear(config.d_model, config.num_labels) for _ in range(config.decoder_layers + 1)
+            nn.Linear(config.d_model, num_labels) for _ in range(config.decoder_layers + 1)
         )
         self.bbox_embed = nn.ModuleList(
             PredictionMLP(config.d_model, config.d_model, 4, 3) for _ in range(config.decoder_layers + 1)
         )
-        self.denoising_class_embed = nn.Embedding(config.num_labels, config.d_model)
+        self.denoising_class_embed = nn.Embedding(num_labels, config.d_model)
         self.post_init()
 
     @can_return_tuple
@@ -168,17 +169,17 @@ class DinoDetrModel(DinoDetrPreTrainedModel):
         levels = locate_levels([tuple(feature_map.shape[-2:]) for feature_map in maps], pixel_mask)
         sines = levels.sine_positions(self.config.d_model)
         positions = torch.cat([sine + level for sine, level in zip(sines, self.level_embed)], dim=1)
-        kwargs |= {"return_dict": True}
-        encoded = self.encoder.capture(tokens, positions.to(tokens.dtype), levels, **kwargs)
+        options = {**kwargs, "return_dict": True}
+        encoded = self.encoder.capture(tokens, positions.to(tokens.dtype), levels, **options)
         memory = encoded.last_hidden_state
 
         encoder_logits, encoder_boxes = self.query_selection(
             memory, levels, partial(linear, self.class_embed[-1]), partial(self._refine, -1), self.config.num_queries
         )
         queries, boxes, attention_mask = self._initial_queries(encoder_boxes.detach(), denoising_queries)
-        decoded = self.decoder.capture(queries, boxes, memory, levels, attention_mask, self._refine, **kwargs)
+        decoded = self.decoder.capture(queries, boxes, memory, levels, attention_mask, self._refine, **options)
         return DinoDetrModelOutput(
-            last_hidden_state=decoded.hidden_states_per_layer[-1, :, -encoder_boxes.shape[1] :],
+            last_hidden_state=decoded["hidden_states_per_layer"][-1, :, -encoder_boxes.shape[1] :],
             hidden_states_per_layer=decoded.hidden_states_per_layer,
             reference_boxes_per_layer=decoded.reference_boxes_per_layer,
             encoder_last_hidden_state=memory,
@@ -218,7 +219,7 @@ class DinoDetrModel(DinoDetrPreTrainedModel):
 
     def _embed_denoising(self, queries: DenoisingQueries) -> tuple[Tensor, Tensor]:
         """Contents `[B, P, D]` and initial boxes `[B, P, 4]`; an empty slot is zero and the middle of the image."""
-        labels = queries.labels.clamp(0, self.config.num_labels - 1)
+        labels = queries.labels.clamp(0, self.config.num_labels - 1)  # pyright: ignore[reportOptionalOperand]
         empty = (queries.labels < 0)[..., None]
         contents = self.denoising_class_embed(labels).masked_fill(empty, 0.0)
         boxes = inverse_sigmoid(queries.boxes.float()).sigmoid().masked_fill(empty, 0.5)
@@ -230,9 +231,10 @@ def _detector(module: DinoDetrModel) -> None:
     """All layers start from the same heads: unlikely classes, boxes left where they are."""
     init.normal_(module.level_embed)
     init.xavier_uniform_(module.query_embed.weight)
-    init.zeros_(module.bbox_embed[0].layers[-1].weight)
-    init.zeros_(module.bbox_embed[0].layers[-1].bias)
-    init.constant_(module.class_embed[0].bias, -math.log((1 - CLASS_PRIOR) / CLASS_PRIOR))
+    *_, weight, bias = module.bbox_embed[0].parameters()
+    init.zeros_(weight)
+    init.zeros_(bias)
+    init.constant_(module.class_embed[0].get_parameter("bias"), -math.log((1 - CLASS_PRIOR) / CLASS_PRIOR))
     for heads in (module.class_embed, module.bbox_embed):
         for head in heads[1:]:
             for parameter, first in zip(head.parameters(), heads[0].parameters()):
@@ -254,7 +256,7 @@ class DinoDetrForObjectDetection(DinoDetrPreTrainedModel):
         id2label: dict[int, str] | list[str] | None = None,
         patch_size: int | None = 16,
         freeze_backbone: bool = True,
-        **config_arguments,
+        **config_arguments: Any,
     ) -> "DinoDetrForObjectDetection":
         """
         A new detector on a pretrained backbone.
@@ -308,8 +310,9 @@ class DinoDetrForObjectDetection(DinoDetrPreTrainedModel):
         Raises:
             ValueError: for a mask of another shape than the images, or labels that contradict the model or each other.
         """
-        targets = labels
-        if labels is not None and not isinstance(labels, Targets):
+        if labels is None or isinstance(labels, Targets):
+            targets = labels
+        else:
             targets = Targets.from_labels(labels, len(pixel_values), pixel_values.device)
             if pixel_mask is None:
                 pixel_mask = mask_from_labels(labels, pixel_values)
@@ -374,6 +377,6 @@ class DinoDetrForObjectDetection(DinoDetrPreTrainedModel):
 
 # `pipeline` and others ask these tables, also in a process that got this file from the Hub
 MODEL_MAPPING_NAMES.setdefault(DinoDetrConfig.model_type, "DinoDetrModel")
-MODEL_FOR_OBJECT_DETECTION_MAPPING_NAMES.setdefault(DinoDetrConfig.model_type, "DinoDetrForObjectDetection")
+MODEL_FOR_OBJECT_DETECTION_MAPPING_NAMES.setdefault(DinoDetrConfig.model_type, "DinoDetrForObjectDetection")  # pyright: ignore[reportArgumentType]
 
 __all__ = ["DinoDetrForObjectDetection", "DinoDetrModel", "DinoDetrPreTrainedModel"]

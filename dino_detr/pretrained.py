@@ -1,5 +1,7 @@
 """The parent of the models: what transformers asks them, and how they load, copy and checkpoint."""
 
+from typing import Any
+
 import torch
 from torch import nn
 from transformers import PreTrainedModel
@@ -18,14 +20,14 @@ class DinoDetrPreTrainedModel(PreTrainedModel):
     config_class = DinoDetrConfig
     base_model_prefix = "model"
     main_input_name = "pixel_values"
-    input_modalities = ("image",)
+    input_modalities = ("image",)  # pyright: ignore[reportAssignmentType] as the models of transformers have it
     supports_gradient_checkpointing = True
     _supports_sdpa = True
     _supports_attention_backend = True
     _no_split_modules = ["DinoDetrBackbone", "DinoDetrEncoderLayer", "DinoDetrDecoderLayer"]
 
     @classmethod
-    def from_pretrained(cls, *args, **kwargs):
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
         """Load as transformers does. New parameters are put in place, so what is frozen is frozen again."""
         loaded = super().from_pretrained(*args, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded  # with `output_loading_info`
@@ -64,9 +66,9 @@ class DinoDetrPreTrainedModel(PreTrainedModel):
             if isinstance(module, MultiScaleDeformableAttention):
                 module.sampling = sampling
 
-    def _set_gradient_checkpointing(self, enable: bool = True, **kwargs) -> None:
+    def _set_gradient_checkpointing(self, enable: bool = True, *args: Any, **kwargs: Any) -> None:
         """Switch recomputation on or off, in a backbone of timm too."""
-        super()._set_gradient_checkpointing(enable, **kwargs)
+        super()._set_gradient_checkpointing(enable, *args, **kwargs)
         for module in self.modules():
             if isinstance(module, DinoDetrBackbone):
                 module.set_gradient_checkpointing(enable)
