@@ -1,5 +1,7 @@
 """What a checkpoint says of itself."""
 
+from typing import Any
+
 from huggingface_hub.dataclasses import strict
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 from transformers.utils import logging
@@ -90,7 +92,7 @@ class DinoDetrConfig(PreTrainedConfig):
     """
 
     model_type = "dino_detr_vit"
-    sub_configs = {"backbone_config": AutoConfig}
+    sub_configs = {"backbone_config": AutoConfig}  # pyright: ignore[reportAssignmentType, reportIncompatibleMethodOverride]
     attribute_map = {"hidden_size": "d_model", "num_attention_heads": "encoder_attention_heads"}
 
     backbone_config: dict | PreTrainedConfig | None = None
@@ -122,7 +124,7 @@ class DinoDetrConfig(PreTrainedConfig):
     focal_gamma: float | int = 2.0
     category_ids: list[int] | None = None
 
-    def __post_init__(self, **kwargs):
+    def __post_init__(self, **kwargs: Any) -> None:
         unknown = sorted(set(kwargs) - _BASE_ARGUMENTS)
         if unknown:
             raise ValueError(f"DinoDetrConfig has no argument named {', '.join(unknown)}")
@@ -138,11 +140,12 @@ class DinoDetrConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
         self.is_encoder_decoder = True
         if self.label2id is None:
-            self.label2id = {name: index for index, name in self.id2label.items()}
+            names: Any = self.id2label
+            self.label2id = {name: index for index, name in names.items()}
         self.auto_map = dict(_AUTO_MAP)
 
     @classmethod
-    def from_dict(cls, config_dict, **kwargs):
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
         """
         Build a configuration from a dict. Keys that this version does not know are dropped with a warning.
 
@@ -160,7 +163,7 @@ class DinoDetrConfig(PreTrainedConfig):
             logger.warning(f"Ignoring what this version of DinoDetrConfig does not know: {', '.join(unknown)}")
         return super().from_dict({key: value for key, value in config_dict.items() if key in known}, **kwargs)
 
-    def validate_architecture(self):
+    def validate_architecture(self) -> None:
         """Called by transformers after construction and before saving."""
         if self.d_model % 32:
             raise ValueError(f"d_model must be a multiple of 32, not {self.d_model}")

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,7 +27,9 @@ class GatherSampling(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, value: Tensor, locations: Tensor, weights: Tensor, spatial_shapes: list[tuple[int, int]]):
+    def forward(
+        ctx: Any, value: Tensor, locations: Tensor, weights: Tensor, spatial_shapes: list[tuple[int, int]]
+    ) -> Tensor:
         """
         `[B, S, heads, head_dim]`, float32 or float64 `[B, Q, heads, levels, points, 2]`, and without the 2.
 
@@ -48,7 +51,7 @@ class GatherSampling(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, gradient: Tensor):
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         value, locations, weights = ctx.saved_tensors
         samples = _Samples(value, locations, weights, ctx.spatial_shapes)
         gradient = gradient.reshape(samples.num_bags, -1).to(locations.dtype)

@@ -1,6 +1,10 @@
 """Deformable sampling on a GPU: a Triton kernel forward, another backward, and nothing kept between but the inputs."""
 
+# What follows runs only where triton could be imported, which a type checker cannot see.
+# pyright: reportPossiblyUnboundVariable=false, reportOptionalMemberAccess=false
+
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -71,7 +75,7 @@ if triton is not None:
                 weight = tl.load(weights + sample, mask=mask, other=0.0).to(tl.float32)
                 x, right = _position(locations, sample * 2, mask, width)
                 y, lower = _position(locations, sample * 2 + 1, mask, height)
-                for corner in tl.static_range(4):
+                for corner in tl.static_range(4):  # pyright: ignore[reportGeneralTypeIssues] unrolled by the compiler
                     dx, dy = corner % 2, corner // 2
                     token, within = _corner(x + dx, y + dy, width, height, start, mask)
                     share = (right if dx else 1 - right) * (lower if dy else 1 - lower)
@@ -101,7 +105,7 @@ if triton is not None:
                 by_weight = tl.zeros((BLOCK,), dtype=tl.float32)
                 by_x = tl.zeros((BLOCK,), dtype=tl.float32)
                 by_y = tl.zeros((BLOCK,), dtype=tl.float32)
-                for corner in tl.static_range(4):
+                for corner in tl.static_range(4):  # pyright: ignore[reportGeneralTypeIssues] unrolled by the compiler
                     dx, dy = corner % 2, corner // 2
                     token, within = _corner(x + dx, y + dy, width, height, start, mask)
                     x_share, y_share = right if dx else 1 - right, lower if dy else 1 - lower
@@ -128,7 +132,9 @@ class TritonSampling(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, value: Tensor, locations: Tensor, weights: Tensor, spatial_shapes: list[tuple[int, int]]):
+    def forward(
+        ctx: Any, value: Tensor, locations: Tensor, weights: Tensor, spatial_shapes: list[tuple[int, int]]
+    ) -> Tensor:
         """`[B, S, heads, head_dim]`, float32 `[B, Q, heads, levels, points, 2]` and without the 2."""
         value, locations, weights = value.contiguous(), locations.contiguous(), weights.contiguous()
         levels, start = [], 0
@@ -147,7 +153,7 @@ class TritonSampling(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, gradient: Tensor):
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         value, levels, locations, weights = ctx.saved_tensors
         value_gradient = torch.zeros(value.shape, dtype=torch.float32, device=value.device)
         locations_gradient, weights_gradient = torch.empty_like(locations), torch.empty_like(weights)
@@ -161,7 +167,7 @@ class TritonSampling(torch.autograd.Function):
         return value_gradient.to(value.dtype), locations_gradient, weights_gradient, None
 
 
-def _launch(value: Tensor, locations: Tensor) -> tuple[tuple[int, int], dict[str, int]]:
+def _launch(value: Tensor, locations: Tensor) -> tuple[tuple[int, int], dict[str, Any]]:
     """The grid of programs, and what the kernels are specialised for."""
     batch_size, num_queries, num_heads, num_levels, num_points, _ = locations.shape
     constants = {

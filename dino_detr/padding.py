@@ -2,6 +2,9 @@
 
 import torch
 from torch import Tensor
+from transformers.utils import logging
+
+logger = logging.get_logger(__name__)
 
 
 def mask_padding(sizes: Tensor, height: int, width: int) -> Tensor:
@@ -35,3 +38,17 @@ def padded_sizes(labels: list[dict], height: int, width: int) -> Tensor | None:
     if max(heights) > height or max(widths) > width or (min(heights) == height and min(widths) == width):
         return None
     return torch.tensor(sizes)
+
+
+def mask_from_labels(labels: list[dict], pixel_values: Tensor) -> Tensor | None:
+    """Return the mask that was not given where `labels`, whose boxes are relative to the unpadded image, tell it."""
+    height, width = pixel_values.shape[-2:]
+    sizes = padded_sizes(labels, height, width)
+    if sizes is None:
+        return None
+    logger.warning_once(
+        f"Images are padded to {height}x{width}, as the `size` in `labels` says, but no `pixel_mask` was given. It is "
+        "made from these sizes. Pass the processor's `pixel_mask`, without labels above all, where nothing tells "
+        "padding from image."
+    )
+    return mask_padding(sizes.to(pixel_values.device), height, width)

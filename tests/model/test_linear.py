@@ -9,8 +9,10 @@ from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.checkpoint import checkpoint
 
-from dino_detr import linear as products
-from dino_detr.linear import FeedForward, fast_linears, linear
+from dino_detr import cpu_linear as products
+from dino_detr import feed_forward
+from dino_detr.cpu_linear import fast_linears, linear
+from dino_detr.feed_forward import FeedForward
 
 
 @pytest.fixture(autouse=True)
@@ -85,7 +87,7 @@ def test_outputs_can_be_changed_in_place():
 
 @pytest.mark.parametrize("hidden_at_once", [2**22, 5000])
 def test_feed_forward_is_the_same_and_keeps_no_hidden_values(monkeypatch, hidden_at_once):
-    monkeypatch.setattr(products, "_HIDDEN", hidden_at_once)
+    monkeypatch.setattr(feed_forward, "_HIDDEN", hidden_at_once)
     monkeypatch.setattr(products, "_LARGE", 1)
     torch.manual_seed(0)
     x, direction = torch.randn(2, 32, 103).transpose(1, 2), torch.randn(2, 103, 32)  # one out of order in memory

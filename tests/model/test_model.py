@@ -27,8 +27,9 @@ from dino_detr import decoder as decoder_module
 from dino_detr import deformable_attention as attention_module
 from dino_detr import loss as loss_module
 from dino_detr.denoising import DenoisingQueries, draw_denoising_queries
-from dino_detr.matching import Targets, assign
+from dino_detr.matching import assign
 from dino_detr.modeling_dino_detr import DinoDetrObjectDetectionOutput
+from dino_detr.targets import Targets
 
 REFUSED = (ValueError, TypeError, StrictDataclassError)
 TERMS = ("loss_class", "loss_bbox", "loss_giou")
@@ -37,7 +38,8 @@ TERMS = ("loss_class", "loss_bbox", "loss_giou")
 def draw(labels, num_denoising=10, label_noise_ratio=0.5, box_noise_scale=1.0, seed=0):
     torch.manual_seed(seed)
     targets = Targets.from_labels(labels, len(labels), torch.device("cpu"))
-    return draw_denoising_queries(targets, 3, num_denoising, label_noise_ratio, box_noise_scale)
+    settings = {"label_noise_ratio": label_noise_ratio, "box_noise_scale": box_noise_scale}
+    return draw_denoising_queries(targets, tiny_config(num_denoising=num_denoising, **settings))
 
 
 # -- batches and sizes

@@ -1,6 +1,8 @@
-"""Products of linear and feed-forward layers; the large float32 ones of a CPU are left to oneDNN."""
+"""Products of linear layers; the large float32 ones of a CPU are left to oneDNN."""
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +13,6 @@ from torch.overrides import TorchFunctionMode
 
 _LARGE = 2**24  # multiplications from which on a product is worth a detour
 _MANY_ROWS = 1024  # from which on oneDNN is faster at gradients of weights as well
-_HIDDEN = 2**21  # values of a CPU's feed-forward layers that are worked on together: few enough to stay in a cache
 
 
 def linear(layer: nn.Module, x: Tensor) -> Tensor:
@@ -29,7 +30,9 @@ def linear(layer: nn.Module, x: Tensor) -> Tensor:
 class OneDnnLinears(TorchFunctionMode):
     """Within it, `F.linear` is as fast as `linear`, in modules of other libraries too; the modules stay as they are."""
 
-    def __torch_function__(self, func, types, args=(), kwargs=None):
+    def __torch_function__(
+        self, func: Callable, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
         if func is F.linear and not kwargs and _is_for_onednn(*args[:2]) and not _is_checkpointed():
             return _OneDnnLinear.apply(*args, *[None] * (3 - len(args)))
         return func(*args, **(kwargs or {}))
@@ -40,30 +43,9 @@ def fast_linears(x: Tensor) -> AbstractContextManager:
     return OneDnnLinears() if _has_onednn(x) else nullcontext()
 
 
-class FeedForward(nn.Module):
-    """`[..., D]` -> `[..., D]` through ReLU; the residual is added by the layer."""
-
-    def __init__(self, d_model: int, ffn_dim: int):
-        super().__init__()
-        self.fc1 = nn.Linear(d_model, ffn_dim)
-        self.fc2 = nn.Linear(ffn_dim, d_model)
-
-    def forward(self, hidden_states: Tensor) -> Tensor:
-        if is_captured() or not (is_untouched(self.fc1) and is_untouched(self.fc2)):
-            return linear(self.fc2, F.relu(linear(self.fc1, hidden_states)))
-        parameters = self.fc1.weight, self.fc1.bias, self.fc2.weight, self.fc2.bias
-        return _RecomputedFeedForward.apply(hidden_states, *parameters, compute_dtype(hidden_states))
-
-
-def compute_dtype(x: Tensor) -> torch.dtype:
-    """Return the dtype of products with `x`: autocast's if it is enabled, else `x.dtype`."""
-    device = x.device.type
-    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
-
-
 def is_captured() -> bool:
     """Whether a compiler, exporter or tracer is watching, which wants PyTorch's own operators."""
-    return torch.compiler.is_compiling() or torch.jit.is_tracing()
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
 
 
 def is_untouched(layer: nn.Module) -> bool:
@@ -102,10 +84,11 @@ def _is_for_onednn(x: Tensor, weight: Tensor | None) -> bool:
 
 def _is_checkpointed() -> bool:
     """Whether tensors are not kept for the backward pass but computed again, by what must then keep the same."""
-    return torch._C._autograd._top_saved_tensors_default_hooks(True) is not None
+    # torch's stubs leave this module out
+    return torch._C._autograd._top_saved_tensors_default_hooks(True) is not None  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """`[..., K]` and `[N, K]` -> `[..., N]`, as `F.linear`."""
     if not _is_for_onednn(x, weight):
         return F.linear(x, weight, bias)
@@ -113,7 +96,7 @@ def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return F.conv2d(row, weight[:, :, None, None], bias).permute(0, 2, 3, 1).view(*x.shape[:-1], -1)
 
 
-def _weight_gradient(rows: Tensor, gradient: Tensor) -> Tensor:
+def weight_gradient(rows: Tensor, gradient: Tensor) -> Tensor:
     """Return the weights' gradient `[N, K]` from inputs `[R, K]` and the outputs' gradient `[R, N]`."""
     if len(rows) < _MANY_ROWS or not _is_for_onednn(rows, gradient.t()):
         # the smaller side first, which is faster
@@ -128,64 +111,18 @@ class _OneDnnLinear(torch.autograd.Function):
     """`F.linear` as a convolution, without its own gradient of weights: slow where rows are few or hard to divide."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None):
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(x, weight)
-        return _product(x, weight, bias).data  # not a view, so that it may be changed in place as `F.linear`'s
+        return product(x, weight, bias).data  # not a view, so that it may be changed in place as `F.linear`'s
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, gradient: Tensor):
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         x, weight = ctx.saved_tensors
         needed = ctx.needs_input_grad
         rows = gradient.reshape(-1, gradient.shape[-1])
         return (
-            _product(gradient, weight.t()) if needed[0] else None,
-            _weight_gradient(x.reshape(-1, x.shape[-1]), rows) if needed[1] else None,
+            product(gradient, weight.t()) if needed[0] else None,
+            weight_gradient(x.reshape(-1, x.shape[-1]), rows) if needed[1] else None,
             rows.sum(0) if needed[2] else None,
         )
-
-
-class _RecomputedFeedForward(torch.autograd.Function):
-    """
-    Feed-forward layers that keep no hidden values: gradients compute them again, on a CPU a few rows at a time.
-
-    The parameters are in their own dtype, their gradients as well; `dtype` is what is computed in.
-    """
-
-    @staticmethod
-    def forward(ctx, x: Tensor, weight1: Tensor, bias1: Tensor, weight2: Tensor, bias2: Tensor, dtype: torch.dtype):
-        ctx.dtype, ctx.parameter_dtype = dtype, weight1.dtype
-        weight1, bias1, weight2, bias2 = (p.to(dtype) for p in (weight1, bias1, weight2, bias2))
-        ctx.save_for_backward(x, weight1, bias1, weight2)
-        output = x.new_empty(x.shape, dtype=dtype)
-        for rows, into in zip(_parts(x, weight1), _parts(output, weight1)):
-            into.copy_(_product(F.relu_(_product(rows.to(dtype), weight1, bias1)), weight2, bias2))
-        return output
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, gradient: Tensor):
-        x, weight1, bias1, weight2 = ctx.saved_tensors
-        x_gradient = x.new_empty(x.shape)
-        towards_x, towards_hidden = weight1.t().contiguous(), weight2.t().contiguous()  # once, or each product would
-        totals = None
-        for rows, row_gradient, into in zip(*(_parts(t, weight1) for t in (x, gradient, x_gradient))):
-            rows = rows.to(ctx.dtype)
-            hidden = F.relu_(_product(rows, weight1, bias1))
-            hidden_gradient = _product(row_gradient, towards_hidden)
-            torch.ops.aten.threshold_backward.grad_input(hidden_gradient, hidden, 0, grad_input=hidden_gradient)
-            into.copy_(_product(hidden_gradient, towards_x))
-            part = (
-                _weight_gradient(rows, hidden_gradient),
-                hidden_gradient.sum(0),
-                _weight_gradient(hidden, row_gradient),
-                row_gradient.sum(0),
-            )
-            part = [p.to(ctx.parameter_dtype) for p in part]
-            totals = [t.add_(p) for t, p in zip(totals, part)] if totals else part
-        return x_gradient, *totals, None
-
-
-def _parts(rows: Tensor, weight: Tensor) -> tuple[Tensor, ...]:
-    rows = rows.flatten(0, -2)
-    return rows.split(max(1, _HIDDEN // len(weight)) if rows.device.type == "cpu" else len(rows))
