@@ -4,6 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from ..runs.names import REPORT_HTML, REPORT_JSON
 from .common import add_device, add_post_processing, check_batch_size, checked_rows, post_processing
 from .outputs import claim_files, claim_folder, write_json
 
@@ -37,7 +38,7 @@ def run(options: argparse.Namespace) -> None:
     claim_files(output=options.output, predictions=options.predictions)
     if options.report:
         claim_folder(options.report, "report")
-        for page in (Path(options.report) / "report.html", Path(options.report) / "report.json"):
+        for page in (Path(options.report) / REPORT_HTML, Path(options.report) / REPORT_JSON):
             claim_files(output=options.output, predictions=options.predictions, report=page)
     evaluate = evaluate_results if is_results_file(options.source) else evaluate_checkpoint
     figures, detections, truth, rows = evaluate(options)
@@ -52,7 +53,7 @@ def run(options: argparse.Namespace) -> None:
         if is_annotation_file(options.dataset):  # which is one
             del evaluated["split"]
         write_report(options.report, evaluated, figures, detections, truth, rows)
-        print(f"report -> {Path(options.report) / 'report.html'}")
+        print(f"report -> {Path(options.report) / REPORT_HTML}")
 
 
 def evaluate_results(options: argparse.Namespace) -> tuple:
