@@ -42,7 +42,7 @@ def _run_verb(arguments: list[str]) -> None:
     try:
         options.run(options)
     except Exception as error:
-        from ..training.out_of_memory import is_out_of_memory
+        from ..training.guards.out_of_memory import is_out_of_memory
 
         if is_out_of_memory(error):
             sys.exit("dino-detr: out of memory: fewer or smaller images at a time need less (--batch_size 1)")

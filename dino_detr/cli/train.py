@@ -11,7 +11,7 @@ def add_parser(verbs) -> None:
 
 def run(arguments: list[str]) -> None:
     """Prepare a run and train. Every way in which a run can end has its exit status and its line."""
-    from ..training.preemption import stopping_at_once
+    from ..training.checkpointing.preemption import stopping_at_once
 
     with stopping_at_once():
         _run(arguments)
@@ -21,11 +21,11 @@ def _run(arguments: list[str]) -> None:
     import errno
 
     from ..training import train
-    from ..training.lock import FolderLost
-    from ..training.nonfinite import NonFinite
-    from ..training.out_of_memory import OutOfMemory, is_out_of_memory
-    from ..training.preemption import Preempted
-    from ..training.unreadable import TooManyUnreadable
+    from ..training.checkpointing.lock import FolderLost
+    from ..training.checkpointing.preemption import Preempted
+    from ..training.guards.nonfinite import NonFinite
+    from ..training.guards.out_of_memory import OutOfMemory, is_out_of_memory
+    from ..training.guards.unreadable import TooManyUnreadable
 
     try:
         trainer = prepare_training(arguments)

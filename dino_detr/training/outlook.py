@@ -11,9 +11,9 @@ from transformers.utils import logging
 
 from ..runs.names import RECIPE_YAML
 from .checks import check_run_length
+from .guards.out_of_memory import what_takes_less
 from .memory import memory_at_hand
 from .memory_estimate import ERROR, estimate_memory
-from .out_of_memory import what_takes_less
 from .precision import describe_device
 
 logger = logging.get_logger(__name__)

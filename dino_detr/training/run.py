@@ -20,13 +20,13 @@ from ..evaluation.report import write_report
 from ..hub.cards import write_card
 from ..image_processing_dino_detr import DinoDetrImageProcessor
 from ..runs.names import BOX_AP_PNG, DATA_REPORT, DETECTIONS_PNG, FIGURES_JSON, REPORT, REPORT_HTML
+from .checkpointing.lock import check_lock
+from .checkpointing.output_dir import check_space, claim_output_dir, release_output_dir
+from .checkpointing.preemption import Preempted
 from .checks import check_run_length
-from .lock import check_lock
+from .guards.out_of_memory import explain_out_of_memory
 from .options import DinoDetrTrainingArguments
-from .out_of_memory import explain_out_of_memory
 from .outlook import announce
-from .output_dir import check_space, claim_output_dir, release_output_dir
-from .preemption import Preempted
 from .progress import without_bars_of_weights
 from .run_folder import RunFolder, draw_sample_detections
 from .run_length import settle_run_length

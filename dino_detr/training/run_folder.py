@@ -28,7 +28,7 @@ from ..runs.names import (
     partial_path,
 )
 from ..runs.record import local_sources
-from .lock import check_lock
+from .checkpointing.lock import check_lock
 from .options import DinoDetrTrainingArguments
 
 logger = logging.get_logger(__name__)

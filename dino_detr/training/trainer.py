@@ -23,22 +23,22 @@ from ..evaluation.detections import detect, references
 from ..matching import NonFinitePredictions
 from ..modeling_dino_detr import DinoDetrForObjectDetection
 from ..runs.names import AVERAGE, EVALUATION_DUE, FIGURES, TRAINER_STATE_JSON, checkpoint_folder, partial_path
-from .checkpoints import delete_oldest, list_files, publish_checkpoint
+from .checkpointing.files import delete_oldest, list_files, publish_checkpoint
+from .checkpointing.lock import check_lock
+from .checkpointing.output_dir import checkpoint_size
+from .checkpointing.preemption import Preempted, Preemption
 from .compilation import compile_layers
 from .early_stopping import EarlyStopping
 from .ema import WeightAverage
-from .lock import check_lock
+from .guards.nonfinite import StepWatch, spoiled_loss
+from .guards.unreadable import UnreadableImages
+from .guards.zero_ap import explain_zero_ap
 from .memory import peak_memory_mib
-from .nonfinite import StepWatch, spoiled_loss
 from .optimizer import build_optimizer, build_step_schedule
-from .output_dir import checkpoint_size
-from .preemption import Preempted, Preemption
 from .progress import ProgressBar
 from .sharding import gather, is_sharded, load_optimizer, load_weights, own_class, prepare_sharding, whole_parameters
 from .step import Step, random_state
-from .unreadable import UnreadableImages
 from .uploads import Uploads, without_tokens
-from .zero_ap import explain_zero_ap
 
 logger = logging.get_logger(__name__)
 

@@ -25,7 +25,7 @@ from dino_detr.data.check import check_split, summarise
 from dino_detr.data.samples import TrainingSamples, collate, drop_images_without_boxes
 from dino_detr.evaluation.detections import detect, references
 from dino_detr.inference import find_images
-from dino_detr.training.unreadable import TooManyUnreadable, UnreadableImages
+from dino_detr.training.guards.unreadable import TooManyUnreadable, UnreadableImages
 
 
 @pytest.fixture(scope="module")

@@ -17,8 +17,8 @@ from safetensors.torch import load_file
 from transformers.trainer_pt_utils import safe_globals
 
 from dino_detr.training import parse_options
+from dino_detr.training.checkpointing.preemption import Preempted
 from dino_detr.training.ema import WeightAverage
-from dino_detr.training.preemption import Preempted
 from dino_detr.training.run import prepare
 
 SCHEDULE = ["--max_steps", "12", "--eval_steps", "3", "--save_steps", "3", "--augmentation", "reference"]

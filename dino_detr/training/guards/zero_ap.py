@@ -6,11 +6,11 @@ from datasets import Dataset
 from transformers import TrainerState
 from transformers.utils import logging
 
-from ..data import class_names
-from ..data.rows import values_of_objects
-from ..data.samples import TrainingSamples
-from ..evaluation.diagnosis import AP50_OF_A_RIDDLE, LearningRate, diagnose
-from ..runs.names import DIAGNOSIS, partial_path
+from ...data import class_names
+from ...data.rows import values_of_objects
+from ...data.samples import TrainingSamples
+from ...evaluation.diagnosis import AP50_OF_A_RIDDLE, LearningRate, diagnose
+from ...runs.names import DIAGNOSIS, partial_path
 
 logger = logging.get_logger(__name__)
 

@@ -7,10 +7,10 @@ from accelerate.utils import broadcast_object_list
 from torch import nn
 from transformers.utils import logging
 
-from ..runs.names import CONFIG_JSON, EVALUATION_JSONL, METRICS_JSONL
-from .checkpoints import find_checkpoint, find_damage, find_inexact, numbered_checkpoints
+from ...runs.names import CONFIG_JSON, EVALUATION_JSONL, METRICS_JSONL
+from ..options import DinoDetrTrainingArguments
+from .files import find_checkpoint, find_damage, find_inexact, numbered_checkpoints
 from .lock import FolderInUse, lock_folder, unlock_folder
-from .options import DinoDetrTrainingArguments
 
 logger = logging.get_logger(__name__)
 

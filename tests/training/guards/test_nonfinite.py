@@ -14,10 +14,10 @@ from torch.nn import functional as F
 from dino_detr import DinoDetrForObjectDetection
 from dino_detr.matching import NonFinitePredictions
 from dino_detr.training import parse_options
-from dino_detr.training.nonfinite import INPUTS, REPORT, NonFinite, read_dump, replay, write_dump
+from dino_detr.training.guards.nonfinite import INPUTS, REPORT_JSON, NonFinite, read_dump, replay, write_dump
+from dino_detr.training.guards.trace import find_nonfinite
 from dino_detr.training.run import prepare
 from dino_detr.training.step import Step, random_state
-from dino_detr.training.trace import find_nonfinite
 
 CPU = torch.device("cpu")
 FSDP2 = ["-m", "accelerate.commands.launch", "--config_file", ROOT / "recipes" / "accelerate" / "fsdp2.yaml"]
@@ -99,7 +99,7 @@ def test_an_overflow_is_traced_to_its_module_and_replayed(trainer, recipe, data,
     assert same(weights(dump), weights(checkpoint))
     assert not list(folder.glob("checkpoint-*")) and not (folder / "model.safetensors").exists()
     assert {path.suffix for path in dump.iterdir()} == {".json", ".safetensors", ".py"}  # nothing pickled
-    report = json.loads((dump / REPORT).read_text(), parse_constant=pytest.fail)  # JSON knows no NaN
+    report = json.loads((dump / REPORT_JSON).read_text(), parse_constant=pytest.fail)  # JSON knows no NaN
     ids = {image["id"] for image in json.loads((data / "annotations/instances_train.json").read_text())["images"]}
     assert len(report["image_ids"][0]) == 4 and set(report["image_ids"][0]) <= ids
 
@@ -148,7 +148,7 @@ def test_a_gradient_that_is_not_finite_stops_a_run(trainer, monkeypatch):
     with pytest.raises(NonFinite, match=r"loss term  all are finite\n  module     model.decoder.layers.0.ffn.fc2 \(L"):
         trainer.train()
     dump = Path(trainer.args.output_dir) / "nonfinite" / "step-1"
-    report = json.loads((dump / REPORT).read_text())
+    report = json.loads((dump / REPORT_JSON).read_text())
     assert (report["direction"], report["gradient_norm"]) == ("backward", "nan")
     assert all(0 < float(loss) < float("inf") for loss in report["losses"])
     assert same(trainer.model.state_dict(), before)
@@ -247,7 +247,7 @@ def test_a_dump_is_the_step(trainer, step, tmp_path, monkeypatch):
     (dumps[0] / INPUTS).write_bytes(content[:-100])
     with pytest.raises(ValueError, match=r"step-7/inputs\.safetensors is damaged"):
         replay(dumps[0], CPU)
-    (dumps[0] / REPORT).unlink()
+    (dumps[0] / REPORT_JSON).unlink()
     with pytest.raises(ValueError, match=r"step-7 is not a whole dump of a step: it has no report\.json"):
         replay(dumps[0], CPU)
 

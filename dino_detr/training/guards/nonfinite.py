@@ -15,11 +15,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from .. import __version__
-from ..modeling_dino_detr import DinoDetrForObjectDetection
-from ..runs.names import CONFIG_JSON, NONFINITE, REPORT_JSON, partial_path
-from .sharding import gather, is_sharded, own_class
-from .step import Step
+from ... import __version__
+from ...modeling_dino_detr import DinoDetrForObjectDetection
+from ...runs.names import CONFIG_JSON, NONFINITE, REPORT_JSON, partial_path
+from ..sharding import gather, is_sharded, own_class
+from ..step import Step
 from .trace import find_nonfinite
 
 INPUTS = "inputs.safetensors"

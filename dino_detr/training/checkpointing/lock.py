@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 from transformers.utils import logging
 
-from ..runs.names import LOCK
+from ...runs.names import LOCK
 
 logger = logging.get_logger(__name__)
 

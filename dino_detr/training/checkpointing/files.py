@@ -9,7 +9,7 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 from transformers.utils import logging
 
-from ..runs.names import (
+from ...runs.names import (
     AVERAGE,
     CONFIG_JSON,
     FILES_JSON,

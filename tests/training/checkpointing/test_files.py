@@ -11,8 +11,8 @@ from transformers import TrainerCallback
 
 from dino_detr.runs.names import FILES_JSON
 from dino_detr.training import parse_options, prepare, train
-from dino_detr.training.checkpoints import delete_oldest, find_checkpoint, find_damage
-from dino_detr.training.output_dir import claim_output_dir, release_output_dir
+from dino_detr.training.checkpointing.files import delete_oldest, find_checkpoint, find_damage
+from dino_detr.training.checkpointing.output_dir import claim_output_dir, release_output_dir
 
 TOKEN = "hf_abcdefghijklmnopqrstuvwxyz"
 SHORT = ["--eval_strategy", "no", "--load_best_model_at_end", "false"]
