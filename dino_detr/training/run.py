@@ -30,7 +30,7 @@ from .outlook import announce
 from .progress import without_bars_of_weights
 from .run_folder import RunFolder, draw_sample_detections
 from .run_length import settle_run_length
-from .sharding import gather, own_class
+from .sharding import full_state_dict, unsharded_class
 from .starting_point import build_model
 from .trainer import DetectionTrainer
 
@@ -186,10 +186,10 @@ def _train(trainer: DetectionTrainer) -> dict[str, float]:
         metrics = trainer.evaluate(metric_key_prefix="best")
     figures = {name.removeprefix("best_"): value for name, value in metrics.items()}
     folder = Path(trainer.args.output_dir)
-    weights = gather(trainer.model.state_dict())
+    weights = full_state_dict(trainer.model.state_dict())
     if trainer.is_world_process_zero():
         check_lock(folder)
-        with own_class(trainer.model):
+        with unsharded_class(trainer.model):
             trainer.model.save_pretrained(folder, state_dict=weights)
         trainer.processor.save_pretrained(folder)
         _describe(trainer, figures)
