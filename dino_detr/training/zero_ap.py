@@ -9,7 +9,7 @@ from transformers.utils import logging
 from ..data import class_names
 from ..data.rows import values_of_objects
 from ..data.samples import TrainingSamples
-from ..evaluation.diagnosis import AP50_OF_A_RIDDLE, LearningRate, diagnose
+from ..evaluation.diagnosis import UNEXPLAINED_AP50, LearningRate, diagnose
 
 logger = logging.get_logger(__name__)
 
@@ -35,7 +35,7 @@ def explain_zero_ap(
     Args:
         warmup_steps, learning_rate: the steps over which the learning rate rises, and what it rises to.
     """
-    if ap50 >= AP50_OF_A_RIDDLE:
+    if ap50 >= UNEXPLAINED_AP50:
         return
     logged = [line for line in state.log_history if "loss" in line]
     loss = tuple(line["loss"] for line in logged[:1] + logged[1:][-1:]) or None  # a line is not its own successor
