@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..runs.names import REPORT_HTML, REPORT_JSON
 from .common import add_device, add_post_processing, check_batch_size, checked_rows, post_processing
 from .outputs import claim_files, claim_folder, write_json
 
@@ -46,7 +47,7 @@ def run(options: argparse.Namespace) -> None:
     claim_files(output=options.output, predictions=options.predictions)
     if options.report:
         claim_folder(options.report, "report")
-        for page in (Path(options.report) / "report.html", Path(options.report) / "report.json"):
+        for page in (Path(options.report) / REPORT_HTML, Path(options.report) / REPORT_JSON):
             claim_files(output=options.output, predictions=options.predictions, report=page)
     of_results, why_no_pictures = is_results_file(options.source), None
     if of_results:
@@ -63,7 +64,7 @@ def run(options: argparse.Namespace) -> None:
         if not is_annotation_file(options.dataset):  # which is one split
             evaluated["split"] = options.split
         write_report(options.report, evaluated, evaluation, why_no_pictures)
-        print(f"report -> {Path(options.report) / 'report.html'}")
+        print(f"report -> {Path(options.report) / REPORT_HTML}")
 
 
 def evaluate_results(options: argparse.Namespace) -> tuple[Evaluation, str | None]:

@@ -10,6 +10,7 @@ from datasets import Dataset, Image
 from ..data.decoding import decode_image, describe_fault
 from ..data.image_files import image_name, image_names
 from ..data.numbers import number_ids
+from ..runs.names import REPORT_HTML, REPORT_JSON
 from .coco_score import FIGURES, find_scorer, pack_detections, pack_objects, score
 from .errors import ERRORS, Errors, ImageMatches, find_errors, match_image, to_xywh
 from .evaluate import Evaluation
@@ -89,8 +90,8 @@ def write_report(
     if errors.calibration is not None:
         draw_calibration(errors.calibration, folder / "calibration.svg")
     lines = [f"{json.dumps(key)}: {json.dumps(value)}" for key, value in report.items()]
-    (folder / "report.json").write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
-    (folder / "report.html").write_text(build_page(report, matches), encoding="utf-8", errors="replace")
+    (folder / REPORT_JSON).write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
+    (folder / REPORT_HTML).write_text(build_page(report, matches), encoding="utf-8", errors="replace")
     return report
 
 

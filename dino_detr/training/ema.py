@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from ..evaluation.coco_score import FIGURES
+from ..runs.names import FIGURES
 from .sharding import local
 
 

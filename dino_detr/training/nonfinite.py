@@ -17,12 +17,12 @@ from torch.nn.parallel import DistributedDataParallel
 
 from .. import __version__
 from ..modeling_dino_detr import DinoDetrForObjectDetection
-from .checkpoints import partial_folder
+from ..runs.names import CONFIG_JSON, NONFINITE, REPORT_JSON, partial_path
 from .sharding import gather, is_sharded, own_class
 from .step import Step
 from .trace import find_nonfinite
 
-REPORT, INPUTS = "report.json", "inputs.safetensors"
+INPUTS = "inputs.safetensors"
 
 
 class NonFinite(Exception):
@@ -146,11 +146,11 @@ def write_dump(
         `<run_folder>/nonfinite/step-<N>`, with `-rank-<r>` where there are several processes.
     """
     name = f"step-{report['step']}" + (f"-rank-{report['process']}" if report["processes"] > 1 else "")
-    folder, number = run_folder / "nonfinite" / name, 1
+    folder, number = run_folder / NONFINITE / name, 1
     while folder.exists():
         number += 1
         folder = folder.with_name(f"{name}-{number}")
-    partial = partial_folder(folder)
+    partial = partial_path(folder)
     shutil.rmtree(partial, ignore_errors=True)
     try:
         with own_class(model), _saved_by_any_process(model):
@@ -161,7 +161,7 @@ def write_dump(
             seeds = torch.tensor(batch["noise_seeds"])
             tensors |= _flatten({**batch, "noise_seeds": seeds}, f"batches.{index}")
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, partial / INPUTS)
-        (partial / REPORT).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        (partial / REPORT_JSON).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
         partial.rename(folder)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
@@ -186,13 +186,13 @@ def read_dump(dump: Path, device: torch.device) -> tuple[DinoDetrForObjectDetect
     Raises:
         ValueError: naming the file that is missing or damaged.
     """
-    for name in (REPORT, INPUTS, "config.json", "model.safetensors"):
+    for name in (REPORT_JSON, INPUTS, CONFIG_JSON, "model.safetensors"):
         if not (dump / name).is_file():
             raise ValueError(f"{dump} is not a whole dump of a step: it has no {name}")
     try:
-        report = json.loads((dump / REPORT).read_text(encoding="utf-8"))
+        report = json.loads((dump / REPORT_JSON).read_text(encoding="utf-8"))
     except ValueError as fault:
-        raise ValueError(f"{dump / REPORT} is damaged: {fault}") from fault
+        raise ValueError(f"{dump / REPORT_JSON} is damaged: {fault}") from fault
     try:
         inputs = load_file(dump / INPUTS)
     except SafetensorError as fault:

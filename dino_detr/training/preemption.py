@@ -16,7 +16,6 @@ from .lock import unlock_folder
 
 EXIT_STATUS = 75  # EX_TEMPFAIL of sysexits.h: try again later
 INTERRUPTED_STATUS = 130  # as shells have it after Ctrl-C: a person stopped it, and no scheduler should go on
-EVALUATION_DUE = "evaluation_due"  # a file in a checkpoint that was saved in haste, before its step was evaluated
 
 SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name)]  # Windows has one
 BY_SCHEDULER, BY_PERSON = 1, 2  # who asked; 0 if nobody

@@ -20,6 +20,7 @@ from ..evaluation.operating_point import readable_threshold
 from ..evaluation.report import write_report
 from ..hub.cards import write_card
 from ..image_processing_dino_detr import DinoDetrImageProcessor
+from ..runs.names import BOX_AP_PNG, DATA_REPORT, DETECTIONS_PNG, FIGURES_JSON, REPORT, REPORT_HTML
 from .checks import check_run_length
 from .lock import check_lock
 from .options import DinoDetrTrainingArguments
@@ -126,9 +127,9 @@ def _check(options: DinoDetrTrainingArguments) -> list[Report]:
                 logger.warning(report.format(examples=0))
         (logger.warning if any(report.findings for report in reports) else logger.info)(summary)
         text = "\n\n".join([report.format(examples=KEPT_EXAMPLES) for report in reports] + [summary])
-        (Path(options.output_dir) / "data_report.txt").write_text(text + "\n", encoding="utf-8")
+        (Path(options.output_dir) / DATA_REPORT).write_text(text + "\n", encoding="utf-8")
     if options.strict and any(report.defects for report in reports):
-        raise ValueError(f"strict: {summary}; {Path(options.output_dir) / 'data_report.txt'} names them")
+        raise ValueError(f"strict: {summary}; {Path(options.output_dir) / DATA_REPORT} names them")
     return reports
 
 
@@ -208,8 +209,8 @@ def _describe(trainer: DetectionTrainer, figures: dict[str, float]) -> None:
     try:
         draw_sample_detections(folder, trainer.eval_dataset, *trainer.last_detections, threshold)
     except Exception as fault:  # the run is done but for this
-        logger.warning(f"plots/detections.png could not be drawn: {fault!r}")
-    (folder / "figures.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        logger.warning(f"{DETECTIONS_PNG} could not be drawn: {fault!r}")
+    (folder / FIGURES_JSON).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     write_card(folder)
     if trainer.args.overfit_images is not None:
         print(_overfit_verdict(trainer.args.overfit_images, figures["AP50"]))
@@ -224,7 +225,7 @@ def _write_report(trainer: DetectionTrainer, figures: dict) -> dict | None:
         split = f"the first {options.overfit_images} of {options.train_split}, learned by heart"
     evaluated = {"checkpoint": options.output_dir, "data set": options.dataset, "split": split}
     try:
-        folder = Path(options.output_dir) / "report"
+        folder = Path(options.output_dir) / REPORT
         evaluation = Evaluation(figures, trainer.eval_dataset, *trainer.last_detections)
         return write_report(folder, evaluated, evaluation)
     except Exception as fault:
@@ -239,9 +240,9 @@ def farewell(trainer: DetectionTrainer, figures: dict, threshold: float) -> str:
         [
             f"Best AP {format_figure(figures['AP'])} (AP50 {format_figure(figures['AP50'])}) on {options.eval_split}, "
             f"at step {trainer.step_of_weights} of {trainer.state.global_step}; all of it is in {folder}:",
-            f"  report      {Path(folder) / 'report' / 'report.html'}",
-            f"  pictures    {Path(folder) / 'plots' / 'detections.png'} (scores above {threshold:.3g})",
-            f"  curves      {Path(folder) / 'plots' / 'box_ap.png'}",
+            f"  report      {Path(folder) / REPORT / REPORT_HTML}",
+            f"  pictures    {Path(folder) / DETECTIONS_PNG} (scores above {threshold:.3g})",
+            f"  curves      {Path(folder) / BOX_AP_PNG}",
             "Next:",
             f"  dino-detr predict {shlex.quote(str(folder))} IMAGE ... --output found",
             f"  dino-detr push {shlex.quote(str(folder))} YOU/NAME",

@@ -16,9 +16,18 @@ from .. import __version__
 from ..data import class_names
 from ..data.decoding import decode_image
 from ..evaluation import draw_plots
-from ..evaluation.history import read_history
 from ..evaluation.pictures import draw_truth_and_detections, make_grid
-from ..hub.run_record import local_sources
+from ..runs.history import read_history
+from ..runs.names import (
+    DETECTIONS_PNG,
+    ENVIRONMENT_JSON,
+    EVALUATION_JSONL,
+    METRICS_JSONL,
+    PLOTS,
+    RECIPE_YAML,
+    partial_path,
+)
+from ..runs.record import local_sources
 from .lock import check_lock
 from .options import DinoDetrTrainingArguments
 
@@ -39,21 +48,21 @@ class RunFolder(TrainerCallback):
         if not state.is_world_process_zero:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / "recipe.yaml").write_text(yaml.safe_dump(args.recipe), encoding="utf-8")
-        (self.folder / "environment.json").write_text(json.dumps(_environment(args), indent=2), encoding="utf-8")
-        for name in ("metrics.jsonl", "evaluation.jsonl"):
+        (self.folder / RECIPE_YAML).write_text(yaml.safe_dump(args.recipe), encoding="utf-8")
+        (self.folder / ENVIRONMENT_JSON).write_text(json.dumps(_environment(args), indent=2), encoding="utf-8")
+        for name in (METRICS_JSONL, EVALUATION_JSONL):
             self._forget_after(self.folder / name, state.global_step)
 
     def on_log(self, args, state, control, logs, **kwargs):
         if state.is_world_process_zero and "loss" in logs:
             check_lock(self.folder)
-            self._append("metrics.jsonl", {"step": state.global_step, **logs})
+            self._append(METRICS_JSONL, {"step": state.global_step, **logs})
 
     def on_evaluate(self, args, state, control, metrics, **kwargs):
         if not state.is_world_process_zero or "eval_AP" not in metrics:
             return
         figures = {name.removeprefix("eval_"): value for name, value in metrics.items()}
-        self._append("evaluation.jsonl", {"step": state.global_step, "epoch": state.epoch, **figures})
+        self._append(EVALUATION_JSONL, {"step": state.global_step, "epoch": state.epoch, **figures})
         try:
             draw_plots(self.folder)
         except Exception as fault:
@@ -64,7 +73,7 @@ class RunFolder(TrainerCallback):
         if not path.exists():
             return
         kept = [json.dumps(line) + "\n" for line in read_history(path) if line["step"] <= step]
-        temporary = path.with_name(f".{path.name}.partial")
+        temporary = partial_path(path)
         temporary.write_text("".join(kept), encoding="utf-8")
         temporary.replace(path)
 
@@ -109,5 +118,5 @@ def draw_sample_detections(
         for row in rows.select(shown).cast_column("image", Image(decode=False))
     ]
     if tiles:
-        (folder / "plots").mkdir(exist_ok=True)
-        make_grid(tiles, columns=2, gap=24).save(folder / "plots" / "detections.png")
+        (folder / PLOTS).mkdir(exist_ok=True)
+        make_grid(tiles, columns=2, gap=24).save(folder / DETECTIONS_PNG)

@@ -19,11 +19,11 @@ from ..data import category_ids, class_names
 from ..data.samples import collate
 from ..data.sampling import SizeGroupedSampler
 from ..evaluation import CocoDetectionMetric
-from ..evaluation.coco_score import FIGURES
 from ..evaluation.detections import detect, references
 from ..matching import NonFinitePredictions
 from ..modeling_dino_detr import DinoDetrForObjectDetection
-from .checkpoints import delete_oldest, list_files, partial_folder, publish_checkpoint
+from ..runs.names import AVERAGE, EVALUATION_DUE, FIGURES, TRAINER_STATE_JSON, checkpoint_folder, partial_path
+from .checkpoints import delete_oldest, list_files, publish_checkpoint
 from .compilation import compile_layers
 from .early_stopping import EarlyStopping
 from .ema import WeightAverage
@@ -32,7 +32,7 @@ from .memory import peak_memory_mib
 from .nonfinite import StepWatch, spoiled_loss
 from .optimizer import build_optimizer, build_step_schedule
 from .output_dir import checkpoint_size
-from .preemption import EVALUATION_DUE, Preempted, Preemption
+from .preemption import Preempted, Preemption
 from .progress import ProgressBar
 from .sharding import gather, is_sharded, load_optimizer, load_weights, own_class, prepare_sharding, whole_parameters
 from .step import Step, random_state
@@ -162,15 +162,15 @@ class DetectionTrainer(Trainer):
 
     def _save_checkpoint(self, model, trial) -> None:
         """Write a checkpoint into a folder that gets its name when all is there: a kill leaves no half of one."""
-        checkpoint = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+        checkpoint = checkpoint_folder(Path(self.args.output_dir), self.state.global_step)
         if self.is_world_process_zero():
             check_lock(checkpoint.parent)
         try:
-            self._write_checkpoint(model, partial_folder(checkpoint))
+            self._write_checkpoint(model, partial_path(checkpoint))
         except (OSError, RuntimeError, SafetensorError) as fault:
             if not _disk_is_full(fault, self.args, self.model):
                 raise
-            shutil.rmtree(partial_folder(checkpoint), ignore_errors=True)
+            shutil.rmtree(partial_path(checkpoint), ignore_errors=True)
             raise OSError(
                 errno.ENOSPC,
                 f"no room for {checkpoint}: make some and go on with --resume_from_checkpoint latest; the checkpoints "
@@ -192,7 +192,7 @@ class DetectionTrainer(Trainer):
         self._save_weights(partial)
         if self.ema is not None:
             with self.ema.applied():
-                self._save_weights(partial / "ema")
+                self._save_weights(partial / AVERAGE)
         if not self.args.save_only_model:
             self._save_optimizer_and_scheduler(str(partial))
             self._save_scaler(str(partial))
@@ -241,7 +241,7 @@ class DetectionTrainer(Trainer):
 
     def _name_best(self) -> None:
         """Note the best checkpoint, on every process: each loads the best weights at the end."""
-        best = Path(self.args.output_dir) / f"checkpoint-{self.state.best_global_step}"
+        best = checkpoint_folder(Path(self.args.output_dir), self.state.best_global_step)
         if self.state.best_global_step and (self.state.best_global_step == self.state.global_step or best.exists()):
             self.state.best_model_checkpoint = str(best)
 
@@ -257,15 +257,15 @@ class DetectionTrainer(Trainer):
         for part in [*self.callback_handler.callbacks, self.control]:
             if isinstance(part, ExportableState):
                 self.state.stateful_callbacks[type(part).__name__] = part.state()
-        temporary = folder / ".trainer_state.json.partial"
+        temporary = partial_path(folder / TRAINER_STATE_JSON)
         self.state.save_to_json(str(temporary))
-        temporary.replace(folder / "trainer_state.json")
+        temporary.replace(folder / TRAINER_STATE_JSON)
 
     def start_average(self, checkpoint: str | None) -> None:
         """Start the moving average from the current weights, or restore it from `checkpoint/ema`."""
         self.ema = WeightAverage(self.model, self.args.ema_decay)
         if checkpoint is not None:
-            folder = Path(checkpoint) / "ema"
+            folder = Path(checkpoint) / AVERAGE
             if folder.is_dir():  # (else `find_inexact` has said so)
                 with self.ema.applied():
                     self._load_from_checkpoint(str(folder))
@@ -285,7 +285,7 @@ class DetectionTrainer(Trainer):
 
     def _load_best_model(self):
         best = Path(self.state.best_model_checkpoint)
-        self._load_from_checkpoint(str(best if self.args.ema_decay is None else best / "ema"))
+        self._load_from_checkpoint(str(best if self.args.ema_decay is None else best / AVERAGE))
 
     def restore_if_finished(self, checkpoint: str) -> bool:
         """
@@ -293,7 +293,7 @@ class DetectionTrainer(Trainer):
 
         An evaluation that was due when it was cut off is made up for first: it may be the one that ends the run.
         """
-        self.state = state = TrainerState.load_from_json(str(Path(checkpoint) / "trainer_state.json"))
+        self.state = state = TrainerState.load_from_json(str(Path(checkpoint) / TRAINER_STATE_JSON))
         self.find_best()
         if self.early_stopping is not None:
             self.early_stopping.restore(state)

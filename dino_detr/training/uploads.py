@@ -14,15 +14,24 @@ from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import HubStrategy
 from transformers.utils import logging
 
-from ..evaluation.coco_score import FIGURES
-from ..evaluation.history import read_history
 from ..hub.push import checkpoint_files, open_repository, push_run
+from ..runs.history import read_history
+from ..runs.names import (
+    AVERAGE,
+    ENVIRONMENT_JSON,
+    EVALUATION_JSONL,
+    FIGURES,
+    FIGURES_JSON,
+    METRICS_JSONL,
+    PLOTS,
+    RECIPE_YAML,
+    STAGED,
+)
 from .options import DinoDetrTrainingArguments
 
 logger = logging.get_logger(__name__)
 
 RETRY_AFTER = (5, 30)  # seconds
-STAGED = ".push"  # in the run folder: what is being uploaded
 
 
 def without_tokens(options: DinoDetrTrainingArguments) -> DinoDetrTrainingArguments:
@@ -97,21 +106,21 @@ class Uploads:
         averaged = self.options.ema_decay is not None
         staged = self.folder / STAGED / str(step)
         staged.mkdir(parents=True)
-        for path in checkpoint_files(checkpoint / "ema" if averaged else checkpoint):
+        for path in checkpoint_files(checkpoint / AVERAGE if averaged else checkpoint):
             try:
                 os.link(path, staged / path.name)
             except OSError:  # not on every file system
                 shutil.copyfile(path, staged / path.name)
-        for name in ("recipe.yaml", "environment.json", "metrics.jsonl", "evaluation.jsonl"):
+        for name in (RECIPE_YAML, ENVIRONMENT_JSON, METRICS_JSONL, EVALUATION_JSONL):
             if (self.folder / name).exists():
                 shutil.copyfile(self.folder / name, staged / name)
-        if (self.folder / "plots").exists():
-            shutil.copytree(self.folder / "plots", staged / "plots")
+        if (self.folder / PLOTS).exists():
+            shutil.copytree(self.folder / PLOTS, staged / PLOTS)
         prefix = "ema_" if averaged else ""
-        for line in read_history(self.folder / "evaluation.jsonl"):
+        for line in read_history(self.folder / EVALUATION_JSONL):
             if line["step"] == step:
                 figures = {"step": step} | {name: line[prefix + name] for name in FIGURES}
-                (staged / "figures.json").write_text(json.dumps(figures), encoding="utf-8")
+                (staged / FIGURES_JSON).write_text(json.dumps(figures), encoding="utf-8")
         return staged
 
     def _work(self) -> None:

@@ -10,6 +10,7 @@ from ..data import class_names
 from ..data.rows import values_of_objects
 from ..data.samples import TrainingSamples
 from ..evaluation.diagnosis import UNEXPLAINED_AP50, LearningRate, diagnose
+from ..runs.names import DIAGNOSIS, partial_path
 
 logger = logging.get_logger(__name__)
 
@@ -58,8 +59,7 @@ def explain_zero_ap(
         heading = f"AP50 is {max(ap50, 0):.3f} at step {state.global_step}. What the evaluation saw:"
         text = f"{heading}\n{diagnosis}"
         logger.warning(text)
-        temporary = folder / ".diagnosis.txt.partial"
-        temporary.write_text(text + "\n", encoding="utf-8")
-        temporary.replace(folder / "diagnosis.txt")
+        partial_path(folder / DIAGNOSIS).write_text(text + "\n", encoding="utf-8")
+        partial_path(folder / DIAGNOSIS).replace(folder / DIAGNOSIS)
     except Exception as fault:
         logger.warning(f"AP50 is about 0, and the diagnosis of it failed: {fault!r}")

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from transformers import TrainerCallback
 
+from dino_detr.runs.names import FILES_JSON
 from dino_detr.training import parse_options, prepare, train
-from dino_detr.training.checkpoints import FILES, delete_oldest, find_checkpoint, find_damage
+from dino_detr.training.checkpoints import delete_oldest, find_checkpoint, find_damage
 from dino_detr.training.output_dir import claim_output_dir, release_output_dir
 
 TOKEN = "hf_abcdefghijklmnopqrstuvwxyz"
@@ -48,7 +49,7 @@ def test_what_is_missing_or_cut_is_damage(run_copy, listed):
     checkpoint = run_copy / "checkpoint-2"
     assert find_damage(checkpoint) is None
     if not listed:
-        (checkpoint / FILES).unlink()
+        (checkpoint / FILES_JSON).unlink()
     for name in NEEDED:
         path = checkpoint / name
         content = path.read_bytes()
@@ -90,7 +91,7 @@ def test_a_state_of_another_step_or_that_is_none_is_damage(run_copy):
 
 def test_missing_shards_are_damage(run_copy):
     checkpoint = run_copy / "checkpoint-2"
-    (checkpoint / FILES).unlink()
+    (checkpoint / FILES_JSON).unlink()
     weights = checkpoint / "model.safetensors"
     weights.rename(checkpoint / "model-00001-of-00002.safetensors")
     index = {"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}
@@ -106,7 +107,7 @@ def test_a_checkpoint_without_the_optimizers_state_is_not_resumed(recipe, run_co
     with pytest.raises(ValueError, match=r"checkpoint-2 cannot be resumed from: it has no optimizer\.pt"):
         claim(recipe, run_copy, "--resume_from_checkpoint", str(run_copy / "checkpoint-2"))
     for checkpoint in run_copy.glob("checkpoint-*"):
-        for name in (FILES, "optimizer.pt", "scheduler.pt", "rng_state.pth"):
+        for name in (FILES_JSON, "optimizer.pt", "scheduler.pt", "rng_state.pth"):
             (checkpoint / name).unlink(missing_ok=True)
     with pytest.raises(FileNotFoundError, match=r"no checkpoint .* resumed from: it holds weights only.*--model"):
         claim(recipe, run_copy, "--resume_from_checkpoint", "latest")
@@ -116,7 +117,7 @@ def test_what_cannot_go_on_bit_for_bit_is_said(recipe, run_copy, caplog):
     checkpoint = run_copy / "checkpoint-2"
     assert claim(recipe, run_copy, "--resume_from_checkpoint", "latest") == str(checkpoint)
     assert not caplog.records
-    (checkpoint / FILES).unlink()
+    (checkpoint / FILES_JSON).unlink()
     for process in (0, 1):
         shutil.copy(checkpoint / "rng_state.pth", checkpoint / f"rng_state_{process}.pth")
     (checkpoint / "rng_state.pth").unlink()
