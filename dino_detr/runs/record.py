@@ -4,8 +4,17 @@ import csv
 from dataclasses import dataclass
 from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
 
-from .names import CONFIG_JSON, EMISSIONS_CSV, ENVIRONMENT_JSON, EVALUATION_JSONL, FIGURES_JSON, METRICS_JSONL, PREPROCESSOR_JSON, RECIPE_YAML
 from .history import read_figures, read_history, read_mapping
+from .names import (
+    CONFIG_JSON,
+    EMISSIONS_CSV,
+    ENVIRONMENT_JSON,
+    EVALUATION_JSONL,
+    FIGURES_JSON,
+    METRICS_JSONL,
+    PREPROCESSOR_JSON,
+    RECIPE_YAML,
+)
 
 SOURCES = ("dataset", "model", "backbone")  # options that are a folder of this machine, or something known elsewhere
 

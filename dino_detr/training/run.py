@@ -15,6 +15,7 @@ from ..data.findings import KEPT_EXAMPLES
 from ..data.samples import TrainingSamples, count_objects, drop_images_without_boxes
 from ..data.splits import how_to_share, share_splits, split_part
 from ..evaluation.coco_results import format_figure
+from ..evaluation.evaluate import Evaluation
 from ..evaluation.operating_point import readable_threshold
 from ..evaluation.report import write_report
 from ..hub.cards import write_card
@@ -225,7 +226,8 @@ def _write_report(trainer: DetectionTrainer, figures: dict) -> dict | None:
     evaluated = {"checkpoint": options.output_dir, "data set": options.dataset, "split": split}
     try:
         folder = Path(options.output_dir) / REPORT
-        return write_report(folder, evaluated, figures, *trainer.last_detections, trainer.eval_dataset)
+        evaluation = Evaluation(figures, trainer.eval_dataset, *trainer.last_detections)
+        return write_report(folder, evaluated, evaluation)
     except Exception as fault:
         logger.warning(f"The report could not be written: {fault!r}")
         return None

@@ -14,6 +14,8 @@ from PIL import Image
 
 from dino_detr.cli import main
 from dino_detr.evaluation import score_results
+from dino_detr.evaluation.coco_results import clean_results
+from dino_detr.evaluation.evaluate import Evaluation
 from dino_detr.evaluation.report import images_of_results, write_report
 from dino_detr.training import run as training_run
 
@@ -52,9 +54,10 @@ def check(folder):
     return page, json.loads((folder / "report.json").read_text())
 
 
-def report_of(annotations, results, folder, rows="the test has none"):
+def report_of(annotations, results, folder):
     figures = score_results(results, annotations)
-    write_report(folder, {"results": "results.json"}, figures, *images_of_results(results, annotations), rows)
+    evaluation = Evaluation(figures, None, *images_of_results(*clean_results(results, annotations)))
+    write_report(folder, {"results": "results.json"}, evaluation, "the test has none")
     return check(folder)
 
 
