@@ -8,22 +8,16 @@ from pathlib import Path
 
 import torch
 import yaml
-from datasets import Dataset, Image
 from transformers import TrainerCallback
 from transformers.utils import logging
 
 from .. import __version__
-from ..data import class_names
-from ..data.decoding import decode_image
 from ..evaluation import draw_plots
-from ..evaluation.pictures import draw_truth_and_detections, make_grid
 from ..runs.history import read_history
 from ..runs.names import (
-    DETECTIONS_PNG,
     ENVIRONMENT_JSON,
     EVALUATION_JSONL,
     METRICS_JSONL,
-    PLOTS,
     RECIPE_YAML,
     partial_path,
 )
@@ -93,30 +87,3 @@ def _environment(args) -> dict:
         "local_paths": local_sources(args.recipe),
         "versions": {"dino-detr": __version__} | {name: version(name) for name in packages},
     }
-
-
-def draw_sample_detections(
-    folder: Path, rows: Dataset, detections: list[dict], references: list[dict], threshold: float, count: int = 8
-) -> None:
-    """
-    Draw `plots/detections.png`: what is annotated in the first images of a data set beside what was found in them.
-
-    Args:
-        folder: the run folder.
-        rows: the data set.
-        detections, references: of an evaluation of it; images that could not be read are in neither.
-        threshold: only detections above it are drawn.
-    """
-    found = {entry["image_id"]: entry for entry in detections}
-    truth = {entry["image_id"]: entry for entry in references}
-    shown = [index for index, image_id in enumerate(rows["image_id"]) if image_id in found][:count]
-    names = dict(enumerate(class_names(rows)))
-    tiles = [
-        draw_truth_and_detections(
-            decode_image(row["image"]), truth[row["image_id"]], found[row["image_id"]], names, threshold
-        )
-        for row in rows.select(shown).cast_column("image", Image(decode=False))
-    ]
-    if tiles:
-        (folder / PLOTS).mkdir(exist_ok=True)
-        make_grid(tiles, columns=2, gap=24).save(folder / DETECTIONS_PNG)

@@ -1,24 +1,19 @@
 """transformers' `Trainer`, taught detection: parameter groups, schedule, loss terms in the log, COCO evaluation."""
 
-import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import DynamoBackend
 from datasets import Dataset
 from torch import Tensor, nn
 from transformers import ProgressCallback, Trainer
-from transformers.utils import logging
 
 from ..data.samples import collate
 from ..data.sampling import SizeGroupedSampler
 from ..evaluation.evaluate import Evaluation, EvaluationStopped, evaluate
 from ..image_processing_dino_detr import DinoDetrImageProcessor
-from ..runs.names import EVALUATION_DUE, FIGURES, AVERAGE, checkpoint_folder
+from ..runs.names import AVERAGE, EVALUATION_DUE, FIGURES, checkpoint_folder
 from .callbacks import EarlyStopping, FindBest
 from .checkpointing.files import delete_oldest, written_whole
 from .checkpointing.output_dir import checkpoint_size
@@ -32,21 +27,19 @@ from .checkpointing.state import (
     save_optimizer,
     save_trainer_state,
 )
-from .compilation import compile_layers
 from .ema import WeightAverage
 from .exchange import Exchange
 from .guards.nonfinite import FiniteCheck, spoiled_loss
 from .guards.unreadable import UnreadableImages
 from .guards.zero_ap import explain_zero_ap
 from .interval import LogInterval
+from .launch import settle_launch
 from .memory import peak_memory_mib
 from .optimizer import build_optimizer, build_step_schedule
 from .progress import ProgressBar
-from .sharding import is_sharded, prepare_sharding, whole_parameters
+from .sharding import is_sharded, whole_parameters
 from .step import Step, StepCounts, count_step, plan_step, to_model_inputs
 from .uploads import Uploads
-
-logger = logging.get_logger(__name__)
 
 
 class DetectionTrainer(Trainer):
@@ -67,46 +60,25 @@ class DetectionTrainer(Trainer):
         self.folder = Path(self.args.output_dir)
         self.model_accepts_loss_kwargs = False  # the loss is normalised by boxes, not by items the Trainer counts
         vars(self.model.config).pop("use_cache", None)  # the Trainer sets it, and it would end up in config.json
-        self._settle_launch()
+        settle_launch(self.model, self.args, self.accelerator)
+        if not self.args.disable_tqdm:
+            self.remove_callback(ProgressCallback)
+            self.add_callback(ProgressBar)
         self.exchange = Exchange(self.args.world_size)
         self.preemption = Preemption(self.args.output_dir)
         self.unreadable = UnreadableImages()
         self.finite_check = FiniteCheck(self.args, self.exchange)
         self.interval = LogInterval()
         self.step: Step | None = None  # under way
-        self.uploads: Uploads | None = None  # of the main process
-        if self.args.push_to_hub and self.is_world_process_zero():
-            self.uploads = Uploads(self.args)
-        self.average: WeightAverage | None = None
-        if self.args.ema_decay is not None:
-            self.average = WeightAverage(self.args.ema_decay)
-        self.early_stopping: EarlyStopping | None = None
-        if self.args.early_stopping_patience is not None:
-            self.early_stopping = EarlyStopping(self.args.early_stopping_patience)
-        for callback in (FindBest(), self.average, self.early_stopping, self.preemption):
-            if callback is not None:
-                self.add_callback(callback)
-
-    def _settle_launch(self) -> None:
-        """Have accelerate shard and compile as detection needs it, and show one bar of progress."""
-        if self.is_fsdp_enabled and self.accelerator.is_fsdp2:
-            prepare_sharding(self.model, self.accelerator)
-        elif self.is_fsdp_enabled or os.environ.get("ACCELERATE_USE_FSDP") == "true":
-            raise ValueError(
-                "FSDP trains on GPUs, as fsdp_version 2: take recipes/accelerate/fsdp2.yaml there, ddp.yaml on a CPU"
-            )
-        if self.args.torch_compile:  # the layers, not, as accelerate would, everything down to the matcher
-            compile_layers(self.model, backend=self.args.torch_compile_backend, mode=self.args.torch_compile_mode)
-            self.accelerator.state.dynamo_plugin.backend = DynamoBackend.NO
-        if not self.args.disable_tqdm:
-            self.remove_callback(ProgressCallback)
-            self.add_callback(ProgressBar)
-
-    # Before the first step
+        decay, patience = self.args.ema_decay, self.args.early_stopping_patience
+        self.uploads = Uploads(self.args) if self.args.push_to_hub and self.is_world_process_zero() else None
+        self.average = None if decay is None else WeightAverage(decay)
+        self.early_stopping = None if patience is None else EarlyStopping(patience)
+        for callback in filter(None, (FindBest(), self.average, self.early_stopping, self.preemption)):
+            self.add_callback(callback)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> SizeGroupedSampler:
-        samples = self.train_dataset if train_dataset is None else train_dataset
-        return SizeGroupedSampler(samples, self.args.total_batch_size)
+        return SizeGroupedSampler(train_dataset or self.train_dataset, self.args.total_batch_size)
 
     def get_train_dataloader(self) -> torch.utils.data.DataLoader:
         loader = super().get_train_dataloader()
@@ -122,9 +94,9 @@ class DetectionTrainer(Trainer):
                 self.args.weight_decay,
                 self.args.backbone_lr_factor,
                 self.args.backbone_layer_decay or 1.0,
+                betas=(self.args.adam_beta1, self.args.adam_beta2),
+                eps=self.args.adam_epsilon,
             )
-            for group in self.optimizer.param_groups:
-                group["betas"], group["eps"] = (self.args.adam_beta1, self.args.adam_beta2), self.args.adam_epsilon
         return self.optimizer
 
     def create_scheduler(
@@ -140,27 +112,22 @@ class DetectionTrainer(Trainer):
             self._created_lr_scheduler = True
         return super().create_scheduler(num_training_steps, optimizer)
 
-    # A step
-
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> tuple[list[dict[str, Any]], Any]:
         """Collect the micro-batches of a step, put them on the device, and plan the step with the other processes."""
         with self.interval.waiting_for_data():
             batches, items = super().get_batch_samples(*args, **kwargs)
-        if not batches:
-            return batches, items
-        unreadable = [fault for batch in batches for fault in batch.pop("unreadable")]
-        self.unreadable.name(unreadable)
-        batches = [to_model_inputs(batch, self.processor, self.args.device) for batch in batches]
-        own = count_step(batches, self.model.config.num_denoising, self.preemption.asked, len(unreadable))
-        counts = [StepCounts(*numbers) for numbers in self.exchange(own)]
-        self.preemption.agreed = max(each.stop for each in counts)
-        self.unreadable.count(sum(each.unreadable for each in counts), sum(each.images for each in counts))
-        self.step = plan_step(self.state.global_step + 1, self.state.epoch, batches, counts)
+        if batches:
+            unreadable = [fault for batch in batches for fault in batch.pop("unreadable")]
+            self.unreadable.name(unreadable)
+            batches = [to_model_inputs(batch, self.processor, self.args.device) for batch in batches]
+            own = count_step(batches, self.model.config.num_denoising, self.preemption.asked, len(unreadable))
+            counts = [StepCounts(*numbers) for numbers in self.exchange(own)]
+            self.preemption.agreed = max(each.stop for each in counts)
+            self.unreadable.count(sum(each.unreadable for each in counts), sum(each.images for each in counts))
+            self.step = plan_step(self.state.global_step + 1, self.state.epoch, batches, counts)
         return batches, items
 
-    def compute_loss(
-        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
-    ) -> Any:
+    def compute_loss(self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, **_: Any) -> Any:
         outputs = self.step.run(model, self.model.config, inputs)
         if is_sharded(self.model):
             self.finite_check.check_predictions(self.step, outputs is not None, self.model, self.optimizer)
@@ -184,8 +151,6 @@ class DetectionTrainer(Trainer):
             logs["unreadable_images"] = self.unreadable.end_interval()
             self.interval.restart()
         super().log(logs, start_time)
-
-    # Evaluation
 
     def evaluate(
         self, eval_dataset: Dataset | None = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
@@ -218,25 +183,19 @@ class DetectionTrainer(Trainer):
             Preempted: if any process was asked to stop meanwhile.
         """
         try:
-            return evaluate(
-                self.model,
-                self.processor,
-                self.eval_dataset if rows is None else rows,
-                batch_size=self.args.per_device_eval_batch_size,
-                num_workers=self.args.dataloader_num_workers,
-                context=self._evaluating(),
-                stop=lambda: self.preemption.asked,
-            )
+            with self.accelerator.autocast():
+                return evaluate(
+                    self.model,
+                    self.processor,
+                    self.eval_dataset if rows is None else rows,
+                    batch_size=self.args.per_device_eval_batch_size,
+                    num_workers=self.args.dataloader_num_workers,
+                    context=whole_parameters(self.model),
+                    stop=lambda: self.preemption.asked,
+                )
         except EvaluationStopped as stopped:
             self.preemption.agreed = int(stopped.reason)
             raise Preempted from None
-
-    @contextmanager
-    def _evaluating(self) -> Iterator[None]:
-        with whole_parameters(self.model), self.accelerator.autocast():
-            yield
-
-    # Checkpoints
 
     def _save_checkpoint(self, model: nn.Module, trial: Any = None) -> None:
         """Write all that a run goes on with into a folder that gets its name when all is there."""
@@ -266,7 +225,8 @@ class DetectionTrainer(Trainer):
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Write weights, configuration, processor, and the options without their secrets. Every process calls this."""
-        save_model(self.folder if output_dir is None else Path(output_dir), self.model, self.processor, self.args)
+        folder = self.folder if output_dir is None else Path(output_dir)
+        save_model(folder, self.model, self.processor, self.args.should_save, self.args)
 
     def save_notes(self, checkpoint: Path) -> None:
         """Write the Trainer's own state into a checkpoint."""
@@ -281,8 +241,6 @@ class DetectionTrainer(Trainer):
 
     def _load_best_model(self) -> None:
         load_model(folder_to_leave(Path(self.state.best_model_checkpoint), self.args), self.model)
-
-    # The Hub
 
     def init_hf_repo(self, *args: Any, **kwargs: Any) -> None:
         """Do nothing: see `Uploads`. (The Trainer's own ends a run where the Hub cannot be reached.)"""

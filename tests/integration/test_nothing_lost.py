@@ -47,7 +47,8 @@ def test_average_follows_the_weights(unbroken):
 def test_average_is_the_formula():
     model = torch.nn.Linear(2, 1, bias=False)
     torch.nn.init.constant_(model.weight, 1.0)
-    ema = WeightAverage(model, 0.9)
+    ema = WeightAverage(0.9)
+    ema.start(model)
     for value in (2.0, 3.0):
         torch.nn.init.constant_(model.weight, value)
         ema.update()

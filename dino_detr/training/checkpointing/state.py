@@ -23,16 +23,23 @@ def save_model(
     folder: Path,
     model: DinoDetrForObjectDetection,
     processor: DinoDetrImageProcessor,
-    options: DinoDetrTrainingArguments,
+    should_save: bool,
+    options: DinoDetrTrainingArguments | None = None,
 ) -> None:
-    """Write weights, configuration and processor, and the options without their secrets. Every process calls this."""
+    """
+    Write weights, configuration and processor. Every process calls this; those that should, save.
+
+    Args:
+        options: are pickled beside them, as the Trainer does, but without their secrets.
+    """
     weights = full_state_dict(model.state_dict())
-    if not options.should_save:
+    if not should_save:
         return
     with unsharded_class(model):
         model.save_pretrained(folder, state_dict=weights)
     processor.save_pretrained(folder)
-    torch.save(without_tokens(options), folder / TRAINING_ARGS_NAME)
+    if options is not None:
+        torch.save(_without_tokens(options), folder / TRAINING_ARGS_NAME)
 
 
 def load_model(folder: Path, model: DinoDetrForObjectDetection) -> None:
@@ -52,7 +59,7 @@ def save_optimizer(
     scheduler: torch.optim.lr_scheduler.LRScheduler,
     should_save: bool,
 ) -> None:
-    """Write the same files whether parameters are sharded or not. Every process calls this; some write."""
+    """Write the same files whether parameters are sharded or not. Every process calls this; those that should, save."""
     state = full_state_dict(optimizer.state_dict())
     if should_save:
         torch.save(state, folder / OPTIMIZER_NAME)
@@ -100,12 +107,22 @@ def find_best(state: TrainerState, run_folder: Path) -> None:
         state.best_model_checkpoint = state.best_global_step = state.best_metric = None
 
 
+def leaves_best(state: TrainerState, options: DinoDetrTrainingArguments) -> bool:
+    """Tell whether the weights that a run leaves are those of its best checkpoint, not the last."""
+    return options.load_best_model_at_end and state.best_model_checkpoint is not None
+
+
+def step_to_leave(state: TrainerState, options: DinoDetrTrainingArguments) -> int:
+    """Return the step after which the weights that a run leaves were as they are."""
+    return (leaves_best(state, options) and state.best_global_step) or state.global_step
+
+
 def folder_to_leave(checkpoint: Path, options: DinoDetrTrainingArguments) -> Path:
     """Return the folder of the weights that a run leaves, if this is its best checkpoint: the average, if there is."""
     return checkpoint if options.ema_decay is None else checkpoint / AVERAGE
 
 
-def without_tokens(options: DinoDetrTrainingArguments) -> DinoDetrTrainingArguments:
+def _without_tokens(options: DinoDetrTrainingArguments) -> DinoDetrTrainingArguments:
     """Return a copy that may be written to a file: options that end in `_token` are None."""
     safe = copy.copy(options)
     for name in vars(options):
