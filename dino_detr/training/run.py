@@ -127,7 +127,7 @@ def _train_steps(trainer: DetectionTrainer) -> None:
         trainer._save_checkpoint(trainer.model)
         raise
     if trainer.preemption.agreed:
-        raise Preempted
+        raise Preempted(trainer.state.global_step, trainer.preemption.exit_status)
     if trainer.average is not None and not leaves_best(trainer.state, options):
         trainer.average.exchange()  # what is left is the last average
 

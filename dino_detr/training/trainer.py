@@ -195,7 +195,7 @@ class DetectionTrainer(Trainer):
                 )
         except EvaluationStopped as stopped:
             self.preemption.agreed = int(stopped.reason)
-            raise Preempted from None
+            raise Preempted(self.state.global_step, self.preemption.exit_status) from None
 
     def _save_checkpoint(self, model: nn.Module, trial: Any = None) -> None:
         """Write all that a run goes on with into a folder that gets its name when all is there."""

@@ -42,7 +42,19 @@ def _pass_once(heeded, number: int, _frame) -> None:
 
 
 class Preempted(Exception):
-    """Training stopped at a signal; its last checkpoint goes on from there."""
+    """
+    Training stopped at a signal. Its last checkpoint goes on from there.
+
+    Args:
+        step: the last that was trained.
+        exit_status: with which the process should end.
+    """
+
+    def __init__(self, step: int, exit_status: int):
+        super().__init__(
+            f"stopped by a signal at step {step}; go on with the same command and --resume_from_checkpoint latest"
+        )
+        self.exit_status = exit_status
 
 
 class Preemption(TrainerCallback):
