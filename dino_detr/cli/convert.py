@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from ..runs.names import CONFIG_JSON
 from .outputs import claim_folder
 
 
@@ -18,7 +19,7 @@ def run(options: argparse.Namespace) -> None:
     from ..hub import load_reference_checkpoint
     from ..image_processing_dino_detr import DinoDetrImageProcessor
 
-    if (Path(options.output) / "config.json").exists():
+    if (Path(options.output) / CONFIG_JSON).exists():
         raise FileExistsError(f"{options.output} holds a checkpoint already; choose another --output")
     claim_folder(options.output)
     load_reference_checkpoint(options.state_dict, options.reference_config).save_pretrained(options.output)

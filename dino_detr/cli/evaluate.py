@@ -1,11 +1,21 @@
 """`dino-detr evaluate`: COCO's figures of a checkpoint or of a results file."""
 
+from __future__ import annotations
+
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from ..runs.names import REPORT_HTML, REPORT_JSON
 from .common import add_device, add_post_processing, check_batch_size, checked_rows, post_processing
 from .outputs import claim_files, claim_folder, write_json
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from ..data.findings import Findings
+    from ..evaluation.evaluate import Evaluation
 
 SCORERS = ("numpy", "pycocotools")
 _SHOWN_EXAMPLES = 3  # of a kind of finding
@@ -37,29 +47,37 @@ def run(options: argparse.Namespace) -> None:
     claim_files(output=options.output, predictions=options.predictions)
     if options.report:
         claim_folder(options.report, "report")
-        for page in (Path(options.report) / "report.html", Path(options.report) / "report.json"):
+        for page in (Path(options.report) / REPORT_HTML, Path(options.report) / REPORT_JSON):
             claim_files(output=options.output, predictions=options.predictions, report=page)
-    evaluate = evaluate_results if is_results_file(options.source) else evaluate_checkpoint
-    figures, detections, truth, rows = evaluate(options)
-    print(format_table(figures))
-    if not is_results_file(options.source):
-        explain_zero(figures, detections, truth, rows)
+    of_results, why_no_pictures = is_results_file(options.source), None
+    if of_results:
+        evaluation, why_no_pictures = evaluate_results(options)
+    else:
+        evaluation = evaluate_checkpoint(options)
+    print(format_table(evaluation.figures))
+    if not of_results and evaluation.is_unexplained:
+        print(f"\nAP50 is about 0. What the evaluation saw:\n{evaluation.diagnose()}")
     if options.output:
-        write_json(options.output, figures)
+        write_json(options.output, evaluation.figures)
     if options.report:
-        kind = "results" if is_results_file(options.source) else "checkpoint"
-        evaluated = {kind: options.source, "data set": options.dataset, "split": options.split}
-        if is_annotation_file(options.dataset):  # which is one
-            del evaluated["split"]
-        write_report(options.report, evaluated, figures, detections, truth, rows)
-        print(f"report -> {Path(options.report) / 'report.html'}")
+        evaluated = {"results" if of_results else "checkpoint": options.source, "data set": options.dataset}
+        if not is_annotation_file(options.dataset):  # which is one split
+            evaluated["split"] = options.split
+        write_report(options.report, evaluated, evaluation, why_no_pictures)
+        print(f"report -> {Path(options.report) / REPORT_HTML}")
 
 
-def evaluate_results(options: argparse.Namespace) -> tuple:
-    """Score a results file: figures, detections, references and the rows for a report (or why there are none)."""
+def evaluate_results(options: argparse.Namespace) -> tuple[Evaluation, str | None]:
+    """
+    Score a results file.
+
+    Returns:
+        What a report needs, if one is asked for, beside the figures; and why it has no pictures, if it has none.
+    """
     from ..data.findings import Findings
     from ..data.sources.annotation_json import read_json
-    from ..evaluation import score_results
+    from ..evaluation.coco_results import clean_results, score_cleaned
+    from ..evaluation.evaluate import Evaluation
     from ..evaluation.image_ids import find_image_ids
     from ..evaluation.report import images_of_results
 
@@ -70,29 +88,30 @@ def evaluate_results(options: argparse.Namespace) -> tuple:
     annotations, findings = read_annotations(options.dataset, options.split), Findings()
     results = read_json(Path(options.source))
     try:
-        results = find_image_ids(results, annotations)
-        figures = score_results(results, annotations, options.scorer, findings)
+        results, annotations = clean_results(find_image_ids(results, annotations), annotations, findings)
+        figures = score_cleaned(results, annotations, options.scorer)
     except ValueError as error:
         raise ValueError(f"{options.source} against {options.dataset}: {error}") from error
     if any(finding.is_defect for finding in findings.sorted()):
         print("\n".join([options.dataset, *_format(findings)]), file=sys.stderr)
     if not options.report:
-        return figures, [], [], ""
-    return figures, *images_of_results(results, annotations), rows_with_images(options.dataset, options.split)
+        return Evaluation(figures, None, [], []), None
+    rows, why_no_pictures = rows_with_images(options.dataset, options.split)
+    return Evaluation(figures, rows, *images_of_results(results, annotations)), why_no_pictures
 
 
-def _format(findings) -> list[str]:
+def _format(findings: Findings) -> list[str]:
     lines = []
     for finding in findings.sorted():
         lines += [finding.format(), *finding.format_examples(_SHOWN_EXAMPLES, "")]
     return lines
 
 
-def evaluate_checkpoint(options: argparse.Namespace) -> tuple:
-    """Detect and score: figures, detections, references and rows. Writes `--predictions`."""
+def evaluate_checkpoint(options: argparse.Namespace) -> Evaluation:
+    """Detect and score. Writes `--predictions`."""
     from ..data import category_ids, class_names
-    from ..evaluation import CocoDetectionMetric, to_coco_results
-    from ..evaluation.detections import detect, references
+    from ..evaluation import to_coco_results
+    from ..evaluation.evaluate import evaluate
     from ..inference import Detector
     from ..training.precision import autocast_as_trained
 
@@ -106,44 +125,23 @@ def evaluate_checkpoint(options: argparse.Namespace) -> tuple:
     as_trained, said = autocast_as_trained(options.source, detector.model.device)
     if said is not None:
         print(said, file=sys.stderr)
-    with as_trained:
-        found = detect(
-            detector.model,
-            detector.processor,
-            rows,
-            range(len(rows)),
-            options.batch_size,
-            options.num_workers,
-            **post_processing(options),
-        )
-        detections = list(found)
-    metric = CocoDetectionMetric(category_ids=category_ids(rows), class_names=class_names(rows), scorer=options.scorer)
-    truth = references(rows, detections)
-    metric.add_batch(predictions=detections, references=truth)
+    evaluation = evaluate(
+        detector.model, detector.processor, rows, options.batch_size, options.num_workers,
+        scorer=options.scorer, context=as_trained, **post_processing(options),
+    )  # fmt: skip
     if options.predictions:
-        write_json(options.predictions, to_coco_results(detections, category_ids(rows)))
-    return metric.compute(), detections, truth, rows
+        write_json(options.predictions, to_coco_results(evaluation.detections, category_ids(rows)))
+    return evaluation
 
 
-def explain_zero(figures: dict, detections: list[dict], truth: list[dict], rows) -> None:
-    """Print what the evaluation saw, where AP50 is about 0."""
-    from ..data import class_names
-    from ..data.rows import values_of_objects
-    from ..evaluation.diagnosis import AP50_OF_A_RIDDLE, diagnose
-
-    if figures["AP50"] < AP50_OF_A_RIDDLE:
-        diagnosis = diagnose(detections, truth, values_of_objects(rows, "id"), class_names(rows))
-        print(f"\nAP50 is about 0. What the evaluation saw:\n{diagnosis}")
-
-
-def rows_with_images(dataset: str, split: str):
-    """Return the rows that results were scored against, or why there are none: annotations alone can be scored too."""
+def rows_with_images(dataset: str, split: str) -> tuple[Dataset | None, str | None]:
+    """Return the rows that results were scored against; or None, and why: annotations alone can be scored too."""
     from ..data import load_detection_dataset
 
     try:
-        return load_detection_dataset(dataset, split)
+        return load_detection_dataset(dataset, split), None
     except (ValueError, OSError) as error:
-        return str(error)
+        return None, str(error)
 
 
 def is_results_file(source: str) -> bool:

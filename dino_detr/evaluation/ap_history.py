@@ -5,7 +5,8 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from .history import learning_rate_drops, read_history, read_mapping
+from ..runs.history import learning_rate_drops, read_history, read_mapping
+from ..runs.names import EVALUATION_JSONL, METRICS_JSONL, RECIPE_YAML
 
 _STEP, _AP = "Step", "bbox/AP"  # detectron2's names, as wandb exports them
 
@@ -44,7 +45,7 @@ def read_ap_history(source: str | Path) -> ApHistory:
     """
     path = Path(source)
     if path.is_dir():
-        path = path / "evaluation.jsonl"
+        path = path / EVALUATION_JSONL
     if not path.is_file():
         raise FileNotFoundError(f"no {path}: give a run folder that has been evaluated, its evaluation.jsonl or a CSV")
     history = _read_csv(path) if path.suffix.lower() == ".csv" else _read_run(path)
@@ -55,8 +56,8 @@ def read_ap_history(source: str | Path) -> ApHistory:
 
 def _read_run(path: Path) -> ApHistory:
     lines = [line for line in read_history(path) if isinstance(line.get("AP"), (int, float))]
-    drops = learning_rate_drops(read_history(path.parent / "metrics.jsonl"))
-    max_steps = read_mapping(path.parent / "recipe.yaml").get("max_steps")
+    drops = learning_rate_drops(read_history(path.parent / METRICS_JSONL))
+    max_steps = read_mapping(path.parent / RECIPE_YAML).get("max_steps")
     return ApHistory(
         steps=[line["step"] for line in lines],
         values=[line["AP"] for line in lines],

@@ -39,7 +39,11 @@ def score_results(
         ValueError: naming the row and the field: a result is of an image or a category that the annotations do not
             have, has no box, or something is no such number; or either is no COCO file.
     """
-    results, annotations = clean_results(results, annotations, findings)
+    return score_cleaned(*clean_results(results, annotations, findings), scorer)
+
+
+def score_cleaned(results: list[dict], annotations: dict, scorer: str = "numpy") -> dict:
+    """COCO's figures of results and annotations as `clean_results` returns them; see `score_results`."""
     images = {id_: number for number, id_ in enumerate(_sorted_ids(annotations["images"]))}
     names = {category["id"]: category["name"] for category in annotations["categories"]}
     names = {id_: names[id_] for id_ in _sorted_ids(annotations["categories"])}

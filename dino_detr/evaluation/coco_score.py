@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..runs.names import FIGURES
 from . import scoring_numpy, scoring_pycocotools
 
-FIGURES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 SCORERS = {  # the same numbers, the second in twenty times the time
     "numpy": scoring_numpy.precision_and_recall,
     "pycocotools": scoring_pycocotools.precision_and_recall,

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
+from ..runs.history import read_figures, read_history, read_mapping
+from ..runs.names import FIGURES, FIGURES_JSON, RECIPE_YAML
 from .coco_results import format_figure
-from .coco_score import FIGURES
-from .history import read_figures, read_history, read_mapping
 
 # Okabe and Ito's palette, told apart by colour-blind readers: https://jfly.uni-koeln.de/color/
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "black")
@@ -59,13 +59,13 @@ def read_runs(folders: list[str | Path]) -> list[Run]:
 
 def _read_run(folder: Path, name: str) -> Run:
     metrics, evaluations = (read_history(folder / f"{part}.jsonl") for part in ("metrics", "evaluation"))
-    if not metrics and not evaluations and not (folder / "figures.json").is_file():
+    if not metrics and not evaluations and not (folder / FIGURES_JSON).is_file():
         raise FileNotFoundError(f"{folder} holds no run: no metrics.jsonl, evaluation.jsonl or figures.json")
-    figures = read_figures(folder / "figures.json")
+    figures = read_figures(folder / FIGURES_JSON)
     scored = [line for line in evaluations if isinstance(line.get("AP"), (int, float))]
     if not figures and scored:
         figures = max(scored, key=lambda line: line["AP"])
-    return Run(name, read_mapping(folder / "recipe.yaml"), figures, metrics, evaluations)
+    return Run(name, read_mapping(folder / RECIPE_YAML), figures, metrics, evaluations)
 
 
 def _short_names(folders: list[str | Path]) -> list[str]:

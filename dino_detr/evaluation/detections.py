@@ -2,7 +2,7 @@
 
 import signal
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from functools import partial
 
 import numpy as np
@@ -33,7 +33,7 @@ def detect(
     top_k: int = TOP_K,
     one_label_per_query: bool = False,
     nms_threshold: float | None = None,
-) -> Iterator[dict]:
+) -> Generator[dict]:
     """
     The best detections on each of the rows named by `indices`, in no particular order.
 

@@ -10,7 +10,7 @@ from torchvision.ops import box_iou
 from .coco_metric import CocoDetectionMetric
 from .coco_results import format_figure
 
-AP50_OF_A_RIDDLE = 0.01  # below it, there is something to explain
+UNEXPLAINED_AP50 = 0.01  # below it, there is something to explain
 
 _MOST_IMAGES = 500  # looked at: enough to see why
 _MOST_SHOWN = 8  # classes of a histogram, and ids

@@ -3,7 +3,8 @@
 import math
 from pathlib import Path
 
-from .history import read_mapping
+from ..runs.history import read_mapping
+from ..runs.names import FIGURES_JSON
 
 DEFAULT_THRESHOLD = 0.5  # of a checkpoint that does not know its own
 
@@ -18,7 +19,7 @@ def readable_threshold(score: float | None) -> float:
 def read_threshold(folder: str | Path) -> float:
     """Return the threshold that a run has written into its `figures.json`; without one, 0.5."""
     try:
-        threshold = read_mapping(Path(folder) / "figures.json").get("threshold")
+        threshold = read_mapping(Path(folder) / FIGURES_JSON).get("threshold")
     except (OSError, ValueError):
         return DEFAULT_THRESHOLD
     known = isinstance(threshold, (int, float)) and 0 <= threshold <= 1

@@ -7,7 +7,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator
 
-from .history import learning_rate_drops, read_history
+from ..runs.history import learning_rate_drops, read_history
+from ..runs.names import BOX_AP_PNG, EVALUATION_JSONL, LOSS_PNG, METRICS_JSONL
 
 # From Okabe and Ito's palette, told apart by colour-blind readers: https://jfly.uni-koeln.de/color/
 _BLUE, _ORANGE, _GREEN, _PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
@@ -32,10 +33,10 @@ def draw_plots(run_folder: str | Path) -> None:
     What has no numbers yet is not drawn. A picture is replaced in one go, so that a viewer never meets half of one.
     """
     folder = Path(run_folder)
-    metrics = read_history(folder / "metrics.jsonl")
+    metrics = read_history(folder / METRICS_JSONL)
     drops = learning_rate_drops(metrics)
-    _draw_box_ap(read_history(folder / "evaluation.jsonl"), drops, folder / "plots" / "box_ap.png")
-    _draw_loss(metrics, folder / "plots" / "loss.png")
+    _draw_box_ap(read_history(folder / EVALUATION_JSONL), drops, folder / BOX_AP_PNG)
+    _draw_loss(metrics, folder / LOSS_PNG)
 
 
 def _draw_box_ap(history: list[dict], drops: list[dict], path: Path) -> None:

@@ -10,9 +10,10 @@ from datasets import Dataset, Image
 from ..data.decoding import decode_image, describe_fault
 from ..data.image_files import image_name, image_names
 from ..data.numbers import number_ids
-from .coco_results import clean_results
+from ..runs.names import REPORT_HTML, REPORT_JSON
 from .coco_score import FIGURES, find_scorer, pack_detections, pack_objects, score
 from .errors import ERRORS, Errors, ImageMatches, find_errors, match_image, to_xywh
+from .evaluate import Evaluation
 from .report_figures import draw_calibration, draw_classes, draw_confusion, draw_precision_recall
 from .report_page import build_page
 
@@ -24,10 +25,8 @@ _LONGEST_SIDE = 960  # pixels of a picture
 def write_report(
     folder: str | Path,
     evaluated: dict[str, str],
-    figures: dict,
-    detections: list[dict],
-    references: list[dict],
-    rows: Dataset | str,
+    evaluation: Evaluation,
+    why_no_pictures: str | None = None,
 ) -> dict:
     """
     Write `report.html`, `report.json`, the figures and, in `pictures/`, the images with the most errors.
@@ -35,25 +34,23 @@ def write_report(
     Args:
         folder: made if need be; files of these names in it are replaced.
         evaluated: what was: `checkpoint` or `results`, `data set`, `split`, as they are to be read.
-        figures: what `CocoDetectionMetric.compute` or `score_results` made of the same.
-        detections: per image `{image_id, scores [n], labels [n], boxes [n, 4] xyxy px}`; arrays or lists. An image
-            without detections has none, or is left out.
-        references: per image `{image_id, labels, boxes [m, 4] xyxy px, area, iscrowd}`.
-        rows: the data set, for the pictures; or why there are none.
+        evaluation: detections and truth may be arrays or lists; an image without detections may be left out.
+        why_no_pictures: said on the page where the evaluation has no rows.
 
     Returns:
         What `report.json` holds.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    references = sorted(references, key=lambda entry: entry["image_id"])
+    figures, detections, rows = evaluation.figures, evaluation.detections, evaluation.rows
+    references = sorted(evaluation.truth, key=lambda entry: entry["image_id"])
     names = [str(name) for name in figures["per_class"]]
     errors = find_errors(detections, references, len(names))
     num_objects = errors.confusion[:-1].sum(axis=1).tolist()
     precision = _precision(detections, references, len(names))
 
     worst, matches, unread = [], [], []
-    if isinstance(rows, Dataset):
+    if rows is not None:
         worst, matches, unread = _save_pictures(folder / "pictures", errors, detections, references, rows)
         scored = {entry["image_id"] for entry in references}
         files = zip(rows["image_id"], image_names(rows))
@@ -83,7 +80,7 @@ def write_report(
         "most_confused": _most_confused(errors.confusion, names),
         "calibration": errors.calibration,
         "worst_images": worst,
-        "pictures_left_out": None if isinstance(rows, Dataset) else rows,
+        "pictures_left_out": why_no_pictures if rows is None else None,
         "unreadable_images": unread,
     }
     draw_precision_recall(precision["0.50"], names, folder / "precision_recall_50.svg")
@@ -93,20 +90,19 @@ def write_report(
     if errors.calibration is not None:
         draw_calibration(errors.calibration, folder / "calibration.svg")
     lines = [f"{json.dumps(key)}: {json.dumps(value)}" for key, value in report.items()]
-    (folder / "report.json").write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
-    (folder / "report.html").write_text(build_page(report, matches), encoding="utf-8", errors="replace")
+    (folder / REPORT_JSON).write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
+    (folder / REPORT_HTML).write_text(build_page(report, matches), encoding="utf-8", errors="replace")
     return report
 
 
 def images_of_results(results: list[dict], annotations: dict) -> tuple[list[dict], list[dict]]:
     """
-    The rows of a result file and its annotations, both as `score_results` takes them, image by image.
+    The rows of a result file and its annotations, both as `clean_results` returns them, image by image.
 
     Returns:
         Detections and references as `write_report` takes them; labels are the ranks of the category ids. Image ids that
         are text have the numbers that they have in rows.
     """
-    results, annotations = clean_results(results, annotations)
     images, categories = (number_ids(e["id"] for e in annotations[name]) for name in ("images", "categories"))
     labels = {id_: label for label, id_ in enumerate(sorted(categories, key=categories.get))}
     found, wanted = defaultdict(list), {number: [] for number in images.values()}

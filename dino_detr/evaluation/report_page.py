@@ -3,8 +3,8 @@
 from html import escape
 
 from .. import __version__
+from ..runs.names import FIGURES
 from .coco_results import format_figure
-from .coco_score import FIGURES
 from .errors import ERRORS, ImageMatches
 from .report_figures import MOST_BARS, MOST_CELLS
 

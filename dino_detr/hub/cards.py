@@ -9,8 +9,8 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from transformers.utils import logging
 
 from ..evaluation.coco_results import format_figure
-from ..evaluation.coco_score import FIGURES
-from .run_record import RunRecord, read_record
+from ..runs.names import BOX_AP_PNG, DETECTIONS_PNG, FIGURES, LOSS_PNG
+from ..runs.record import RunRecord, read_record
 
 logger = logging.get_logger(__name__)
 
@@ -21,9 +21,9 @@ _SEAL = "<!-- dino-detr wrote this card (seal {}). Edited, it is yours and never
 _SEALED = re.compile(re.escape(_SEAL).replace(r"\{\}", "([0-9a-f]{16})") + r"\s*\Z")
 _SIZES = {"APs": "small (below 32 x 32 pixels)", "APm": "medium", "APl": "large (above 96 x 96 pixels)"}
 _PICTURES = {
-    "plots/box_ap.png": "Average precision",
-    "plots/loss.png": "Training loss",
-    "plots/detections.png": "What it finds in the first images of the split",
+    BOX_AP_PNG: "Average precision",
+    LOSS_PNG: "Training loss",
+    DETECTIONS_PNG: "What it finds in the first images of the split",
 }
 _DINOV3_LICENSE = "https://ai.meta.com/resources/models-and-libraries/dinov3-license/"
 

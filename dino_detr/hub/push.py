@@ -13,12 +13,13 @@ from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from transformers.dynamic_module_utils import get_relative_import_files
 from transformers.utils import logging
 
+from ..runs.names import CONFIG_JSON, ENVIRONMENT_JSON, EVALUATION_JSONL, PLOTS, PREPROCESSOR_JSON, RECIPE_YAML
+from ..runs.record import read_record
 from .cards import BESIDE, CARD, is_edited, make_card
-from .run_record import read_record
 
 logger = logging.get_logger(__name__)
 
-_CONFIGS = ("config.json", "preprocessor_config.json")
+_CONFIGS = (CONFIG_JSON, PREPROCESSOR_JSON)
 _WEIGHTS = re.compile(r"model(-\d+-of-\d+)?\.safetensors(\.index\.json)?")
 
 
@@ -98,7 +99,7 @@ def checkpoint_files(folder: Path) -> list[Path]:
         FileNotFoundError: if there are no weights.
     """
     weights = sorted(path for path in folder.iterdir() if _WEIGHTS.fullmatch(path.name)) if folder.is_dir() else []
-    if not weights or not (folder / "config.json").is_file():
+    if not weights or not (folder / CONFIG_JSON).is_file():
         raise FileNotFoundError(
             f"{folder} holds no config.json and model.safetensors: a run leaves them when it ends; a checkpoint-<step> "
             "of it can be pushed before"
@@ -115,13 +116,13 @@ def checkpoint_files(folder: Path) -> list[Path]:
 def _files(folder: Path) -> dict[str, Path | bytes]:
     """Return what is uploaded besides the card, by its name there."""
     files: dict[str, Path | bytes] = {path.name: path for path in checkpoint_files(folder)}
-    for name in ("evaluation.jsonl", "environment.json"):
+    for name in (EVALUATION_JSONL, ENVIRONMENT_JSON):
         if (folder / name).exists():
             files[name] = folder / name
-    files |= {f"plots/{path.name}": path for path in (folder / "plots").glob("*.png")}
+    files |= {f"{PLOTS}/{path.name}": path for path in (folder / PLOTS).glob("*.png")}
     recipe = read_record(folder).recipe
     if recipe:
-        files["recipe.yaml"] = yaml.safe_dump(recipe).encode()
+        files[RECIPE_YAML] = yaml.safe_dump(recipe).encode()
     return files
 
 

@@ -12,7 +12,7 @@ from transformers.integrations import get_available_reporting_integrations
 from transformers.training_args import trainer_log_levels
 
 from ..configuration_dino_detr import DinoDetrConfig
-from ..evaluation.coco_score import FIGURES
+from ..runs.names import FIGURES
 from .precision import check_precision
 
 _AUGMENTATION = ["augmentation", "horizontal_flip", "photometric_distort", "zoom_out", "iou_crop"]

@@ -9,10 +9,11 @@ from datasets import Dataset
 from torch import nn
 from transformers.utils import logging
 
+from ..runs.names import RECIPE_YAML
 from .checks import check_run_length
+from .guards.out_of_memory import what_takes_less
 from .memory import memory_at_hand
 from .memory_estimate import ERROR, estimate_memory
-from .out_of_memory import what_takes_less
 from .precision import describe_device
 
 logger = logging.get_logger(__name__)
@@ -102,7 +103,7 @@ def _settle_memory(options, model: nn.Module, size: tuple[int, int]) -> str:
 
 def _accumulate_as_before(options) -> None:
     """Divide a resumed run's batches as they were, on whichever machine it goes on: sums keep their order."""
-    recipe = Path(options.resume_from_checkpoint or "").parent / "recipe.yaml"
+    recipe = Path(options.resume_from_checkpoint or "").parent / RECIPE_YAML
     if options.resume_from_checkpoint is None or not recipe.is_file():
         return
     parts = (yaml.safe_load(recipe.read_text(encoding="utf-8")) or {}).get("gradient_accumulation_steps", 1)

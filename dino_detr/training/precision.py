@@ -8,6 +8,8 @@ import torch
 import yaml
 from transformers.utils import cached_file
 
+from ..runs.names import RECIPE_YAML
+
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -92,13 +94,13 @@ def _find_recipe(checkpoint: str | Path) -> Path | None:
     """Look into the folder itself and, of `checkpoint-<step>` and `checkpoint-<step>/ema`, that of the run."""
     if not Path(checkpoint).is_dir():
         try:
-            return Path(cached_file(str(checkpoint), "recipe.yaml"))
+            return Path(cached_file(str(checkpoint), RECIPE_YAML))
         except OSError:  # the repository has none, or cannot be reached
             return None
     folder = Path(checkpoint).resolve()
     inner = [parent for parent in (folder, folder.parent) if parent.name.startswith("checkpoint-")]
     places = [Path(checkpoint), *(parent.parent for parent in inner)]
-    return next((place / "recipe.yaml" for place in places if (place / "recipe.yaml").is_file()), None)
+    return next((place / RECIPE_YAML for place in places if (place / RECIPE_YAML).is_file()), None)
 
 
 def autocast_as_trained(checkpoint: str | Path, device: torch.device) -> tuple[AbstractContextManager, str | None]:

@@ -8,18 +8,21 @@ from pathlib import Path
 
 import torch
 import yaml
-from datasets import Dataset, Image
 from transformers import TrainerCallback
 from transformers.utils import logging
 
 from .. import __version__
-from ..data import class_names
-from ..data.decoding import decode_image
 from ..evaluation import draw_plots
-from ..evaluation.history import read_history
-from ..evaluation.pictures import draw_truth_and_detections, make_grid
-from ..hub.run_record import local_sources
-from .lock import check_lock
+from ..runs.history import read_history
+from ..runs.names import (
+    ENVIRONMENT_JSON,
+    EVALUATION_JSONL,
+    METRICS_JSONL,
+    RECIPE_YAML,
+    partial_path,
+)
+from ..runs.record import local_sources
+from .checkpointing.lock import check_lock
 from .options import DinoDetrTrainingArguments
 
 logger = logging.get_logger(__name__)
@@ -39,21 +42,21 @@ class RunFolder(TrainerCallback):
         if not state.is_world_process_zero:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / "recipe.yaml").write_text(yaml.safe_dump(args.recipe), encoding="utf-8")
-        (self.folder / "environment.json").write_text(json.dumps(_environment(args), indent=2), encoding="utf-8")
-        for name in ("metrics.jsonl", "evaluation.jsonl"):
+        (self.folder / RECIPE_YAML).write_text(yaml.safe_dump(args.recipe), encoding="utf-8")
+        (self.folder / ENVIRONMENT_JSON).write_text(json.dumps(_environment(args), indent=2), encoding="utf-8")
+        for name in (METRICS_JSONL, EVALUATION_JSONL):
             self._forget_after(self.folder / name, state.global_step)
 
     def on_log(self, args, state, control, logs, **kwargs):
         if state.is_world_process_zero and "loss" in logs:
             check_lock(self.folder)
-            self._append("metrics.jsonl", {"step": state.global_step, **logs})
+            self._append(METRICS_JSONL, {"step": state.global_step, **logs})
 
     def on_evaluate(self, args, state, control, metrics, **kwargs):
         if not state.is_world_process_zero or "eval_AP" not in metrics:
             return
         figures = {name.removeprefix("eval_"): value for name, value in metrics.items()}
-        self._append("evaluation.jsonl", {"step": state.global_step, "epoch": state.epoch, **figures})
+        self._append(EVALUATION_JSONL, {"step": state.global_step, "epoch": state.epoch, **figures})
         try:
             draw_plots(self.folder)
         except Exception as fault:
@@ -64,7 +67,7 @@ class RunFolder(TrainerCallback):
         if not path.exists():
             return
         kept = [json.dumps(line) + "\n" for line in read_history(path) if line["step"] <= step]
-        temporary = path.with_name(f".{path.name}.partial")
+        temporary = partial_path(path)
         temporary.write_text("".join(kept), encoding="utf-8")
         temporary.replace(path)
 
@@ -84,30 +87,3 @@ def _environment(args) -> dict:
         "local_paths": local_sources(args.recipe),
         "versions": {"dino-detr": __version__} | {name: version(name) for name in packages},
     }
-
-
-def draw_sample_detections(
-    folder: Path, rows: Dataset, detections: list[dict], references: list[dict], threshold: float, count: int = 8
-) -> None:
-    """
-    Draw `plots/detections.png`: what is annotated in the first images of a data set beside what was found in them.
-
-    Args:
-        folder: the run folder.
-        rows: the data set.
-        detections, references: of an evaluation of it; images that could not be read are in neither.
-        threshold: only detections above it are drawn.
-    """
-    found = {entry["image_id"]: entry for entry in detections}
-    truth = {entry["image_id"]: entry for entry in references}
-    shown = [index for index, image_id in enumerate(rows["image_id"]) if image_id in found][:count]
-    names = dict(enumerate(class_names(rows)))
-    tiles = [
-        draw_truth_and_detections(
-            decode_image(row["image"]), truth[row["image_id"]], found[row["image_id"]], names, threshold
-        )
-        for row in rows.select(shown).cast_column("image", Image(decode=False))
-    ]
-    if tiles:
-        (folder / "plots").mkdir(exist_ok=True)
-        make_grid(tiles, columns=2, gap=24).save(folder / "plots" / "detections.png")

@@ -12,6 +12,7 @@ from PIL import Image
 from dino_detr import DinoDetrImageProcessor
 from dino_detr.data import category_ids, class_names, load_detection_dataset
 from dino_detr.evaluation import CocoDetectionMetric, score_results, to_coco_results
+from dino_detr.evaluation.coco_results import clean_results
 from dino_detr.evaluation.detections import detect, references
 from dino_detr.evaluation.report import images_of_results
 
@@ -70,7 +71,7 @@ def test_the_truth_of_rows_is_that_of_the_annotation_file(tmp_path):
     assert_equal(metric.compute(predictions=predictions, references=truth), expected)
     again = to_coco_results(predictions, category_ids(rows))
     assert_equal(score_results(again, annotations), expected)
-    _, reported = images_of_results(again, annotations)
+    _, reported = images_of_results(*clean_results(again, annotations))
     for ours, theirs in zip(truth, reported, strict=True):
         assert ours["image_id"] == theirs["image_id"]
         assert np.array_equal(ours["boxes"], theirs["boxes"])

@@ -6,6 +6,7 @@ from helpers.coco_by_hand import make_data
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from dino_detr.evaluation.coco_results import clean_results
 from dino_detr.evaluation.errors import ERRORS, find_errors, match_image
 from dino_detr.evaluation.report import images_of_results
 
@@ -50,7 +51,7 @@ def xywh(box):
 def test_right_detections_are_those_of_pycocotools(options):
     annotations, results = make_data(seed=11, **options)
     expected = pycocotools_matches(annotations, results)
-    detections, references = images_of_results(results, annotations)
+    detections, references = images_of_results(*clean_results(results, annotations))
     by_image = {entry["image_id"]: entry for entry in detections}
     num_right = num_counted = 0
     for reference in references:

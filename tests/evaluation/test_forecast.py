@@ -22,7 +22,7 @@ from dino_detr.evaluation.forecast import (
     forecast_ap,
     format_forecast,
 )
-from dino_detr.evaluation.history import learning_rate_drops
+from dino_detr.runs.history import learning_rate_drops
 from dino_detr.training.optimizer import build_step_schedule
 
 STEPS = np.arange(2500, 90001, 2500.0)

@@ -10,8 +10,8 @@ from PIL import Image
 
 from dino_detr.cli import main
 from dino_detr.evaluation import draw_detections, draw_plots
-from dino_detr.evaluation.history import read_history
 from dino_detr.evaluation.pictures import draw_samples, draw_truth_and_detections
+from dino_detr.runs.history import read_history
 from dino_detr.training import parse_options, prepare, train
 
 

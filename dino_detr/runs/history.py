@@ -6,7 +6,7 @@ from pathlib import Path
 
 import yaml
 
-from .coco_score import FIGURES
+from .names import FIGURES
 
 
 def read_history(path: str | Path) -> list[dict]:

@@ -7,9 +7,10 @@ from accelerate.utils import broadcast_object_list
 from torch import nn
 from transformers.utils import logging
 
-from .checkpoints import find_checkpoint, find_damage, find_inexact, numbered_checkpoints
+from ...runs.names import CONFIG_JSON, EVALUATION_JSONL, METRICS_JSONL
+from ..options import DinoDetrTrainingArguments
+from .files import find_checkpoint, find_damage, find_inexact, numbered_checkpoints
 from .lock import FolderInUse, lock_folder, unlock_folder
-from .options import DinoDetrTrainingArguments
 
 logger = logging.get_logger(__name__)
 
@@ -97,7 +98,7 @@ def _find_start(folder: Path, asked: str | None) -> Path | None:
         return None
     if asked == "latest":
         checkpoint = find_checkpoint(folder)
-        if checkpoint is None and (folder / "config.json").exists():
+        if checkpoint is None and (folder / CONFIG_JSON).exists():
             raise FileExistsError(f"{folder} holds a finished run without checkpoints: choose another --output_dir")
         if checkpoint is None:
             logger.warning(f"{folder} holds no checkpoint yet: the run starts from its first step")
@@ -156,7 +157,7 @@ def _size(parameters) -> int:
 
 
 def _holds_a_run(folder: Path) -> bool:
-    taken = any((folder / name).exists() for name in ("metrics.jsonl", "evaluation.jsonl", "config.json"))
+    taken = any((folder / name).exists() for name in (METRICS_JSONL, EVALUATION_JSONL, CONFIG_JSON))
     return taken or any(folder.glob("checkpoint-*"))
 
 

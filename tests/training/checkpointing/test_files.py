@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 from transformers import TrainerCallback
 
+from dino_detr.runs.names import FILES_JSON
 from dino_detr.training import parse_options, prepare, train
-from dino_detr.training.checkpoints import FILES, delete_oldest, find_checkpoint, find_damage
-from dino_detr.training.output_dir import claim_output_dir, release_output_dir
+from dino_detr.training.checkpointing.files import delete_oldest, find_checkpoint, find_damage
+from dino_detr.training.checkpointing.output_dir import claim_output_dir, release_output_dir
+from dino_detr.training.checkpointing.state import find_best
 
 TOKEN = "hf_abcdefghijklmnopqrstuvwxyz"
 SHORT = ["--eval_strategy", "no", "--load_best_model_at_end", "false"]
@@ -48,7 +50,7 @@ def test_what_is_missing_or_cut_is_damage(run_copy, listed):
     checkpoint = run_copy / "checkpoint-2"
     assert find_damage(checkpoint) is None
     if not listed:
-        (checkpoint / FILES).unlink()
+        (checkpoint / FILES_JSON).unlink()
     for name in NEEDED:
         path = checkpoint / name
         content = path.read_bytes()
@@ -90,7 +92,7 @@ def test_a_state_of_another_step_or_that_is_none_is_damage(run_copy):
 
 def test_missing_shards_are_damage(run_copy):
     checkpoint = run_copy / "checkpoint-2"
-    (checkpoint / FILES).unlink()
+    (checkpoint / FILES_JSON).unlink()
     weights = checkpoint / "model.safetensors"
     weights.rename(checkpoint / "model-00001-of-00002.safetensors")
     index = {"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}
@@ -106,7 +108,7 @@ def test_a_checkpoint_without_the_optimizers_state_is_not_resumed(recipe, run_co
     with pytest.raises(ValueError, match=r"checkpoint-2 cannot be resumed from: it has no optimizer\.pt"):
         claim(recipe, run_copy, "--resume_from_checkpoint", str(run_copy / "checkpoint-2"))
     for checkpoint in run_copy.glob("checkpoint-*"):
-        for name in (FILES, "optimizer.pt", "scheduler.pt", "rng_state.pth"):
+        for name in (FILES_JSON, "optimizer.pt", "scheduler.pt", "rng_state.pth"):
             (checkpoint / name).unlink(missing_ok=True)
     with pytest.raises(FileNotFoundError, match=r"no checkpoint .* resumed from: it holds weights only.*--model"):
         claim(recipe, run_copy, "--resume_from_checkpoint", "latest")
@@ -116,7 +118,7 @@ def test_what_cannot_go_on_bit_for_bit_is_said(recipe, run_copy, caplog):
     checkpoint = run_copy / "checkpoint-2"
     assert claim(recipe, run_copy, "--resume_from_checkpoint", "latest") == str(checkpoint)
     assert not caplog.records
-    (checkpoint / FILES).unlink()
+    (checkpoint / FILES_JSON).unlink()
     for process in (0, 1):
         shutil.copy(checkpoint / "rng_state.pth", checkpoint / f"rng_state_{process}.pth")
     (checkpoint / "rng_state.pth").unlink()
@@ -192,9 +194,9 @@ def test_the_best_checkpoint_is_found_where_a_run_was_moved_to_or_looked_for_ane
     trainer = prepare(parse_options([str(recipe), *options]))
     state = trainer.state
     state.best_global_step, state.best_metric, state.best_model_checkpoint = 1, 0.5, "/before/checkpoint-1"
-    trainer.find_best()
+    find_best(state, run_copy)
     assert state.best_model_checkpoint == str(run_copy / "checkpoint-1")
     shutil.rmtree(run_copy / "checkpoint-1")
-    trainer.find_best()
+    find_best(state, run_copy)
     assert state.best_metric is state.best_global_step is state.best_model_checkpoint is None
     assert "checkpoint-1, the best checkpoint so far, is not there any more" in caplog.text

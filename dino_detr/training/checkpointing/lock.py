@@ -13,9 +13,10 @@ from pathlib import Path
 import psutil
 from transformers.utils import logging
 
+from ...runs.names import LOCK
+
 logger = logging.get_logger(__name__)
 
-LOCK = "run.lock"
 HEARTBEAT = 15.0  # seconds between signs of life: new times of the file
 STALE = 120.0  # seconds without one after which a run on another machine is taken for gone
 SETTLE = 1.0  # seconds after which one of several that took over the same folder sees that it has lost it

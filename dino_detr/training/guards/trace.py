@@ -7,11 +7,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
-from ..loss import term_suffixes
-from ..matching import NonFinitePredictions
-from ..modeling_dino_detr import DinoDetrForObjectDetection
-from .sharding import alone
-from .step import Step, set_random_state
+from ...loss import term_suffixes
+from ...matching import NonFinitePredictions
+from ...modeling_dino_detr import DinoDetrForObjectDetection
+from ..sharding import alone
+from ..step import Step, set_random_state
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 

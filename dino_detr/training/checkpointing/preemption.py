@@ -16,7 +16,6 @@ from .lock import unlock_folder
 
 EXIT_STATUS = 75  # EX_TEMPFAIL of sysexits.h: try again later
 INTERRUPTED_STATUS = 130  # as shells have it after Ctrl-C: a person stopped it, and no scheduler should go on
-EVALUATION_DUE = "evaluation_due"  # a file in a checkpoint that was saved in haste, before its step was evaluated
 
 SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name)]  # Windows has one
 BY_SCHEDULER, BY_PERSON = 1, 2  # who asked; 0 if nobody
@@ -43,7 +42,19 @@ def _pass_once(heeded, number: int, _frame) -> None:
 
 
 class Preempted(Exception):
-    """Training stopped at a signal; its last checkpoint goes on from there."""
+    """
+    Training stopped at a signal. Its last checkpoint goes on from there.
+
+    Args:
+        step: the last that was trained.
+        exit_status: with which the process should end.
+    """
+
+    def __init__(self, step: int, exit_status: int):
+        super().__init__(
+            f"stopped by a signal at step {step}; go on with the same command and --resume_from_checkpoint latest"
+        )
+        self.exit_status = exit_status
 
 
 class Preemption(TrainerCallback):

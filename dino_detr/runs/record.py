@@ -4,7 +4,17 @@ import csv
 from dataclasses import dataclass
 from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
 
-from ..evaluation.history import read_figures, read_history, read_mapping
+from .history import read_figures, read_history, read_mapping
+from .names import (
+    CONFIG_JSON,
+    EMISSIONS_CSV,
+    ENVIRONMENT_JSON,
+    EVALUATION_JSONL,
+    FIGURES_JSON,
+    METRICS_JSONL,
+    PREPROCESSOR_JSON,
+    RECIPE_YAML,
+)
 
 SOURCES = ("dataset", "model", "backbone")  # options that are a folder of this machine, or something known elsewhere
 
@@ -42,27 +52,27 @@ def read_record(folder: str | Path) -> RunRecord:
         ValueError: if one of its files cannot be read.
     """
     folder = Path(folder)
-    if not (folder / "config.json").is_file():
+    if not (folder / CONFIG_JSON).is_file():
         raise FileNotFoundError(f"{folder} has no config.json: it is neither a finished run nor a checkpoint")
-    config = read_mapping(folder / "config.json")
+    config = read_mapping(folder / CONFIG_JSON)
     if lacking := {"id2label", "num_queries", "backbone_config"} - config.keys():
         raise ValueError(
-            f"{folder / 'config.json'} is not of a detector from here: it has no {', '.join(sorted(lacking))}"
+            f"{folder / CONFIG_JSON} is not of a detector from here: it has no {', '.join(sorted(lacking))}"
         )
-    recipe, environment = read_mapping(folder / "recipe.yaml"), read_mapping(folder / "environment.json")
+    recipe, environment = read_mapping(folder / RECIPE_YAML), read_mapping(folder / ENVIRONMENT_JSON)
     local = environment.get("local_paths")
     if local is None:  # runs of before it was noted
         local = local_sources(recipe)
     return RunRecord(
         config=config,
-        processor=read_mapping(folder / "preprocessor_config.json"),
+        processor=read_mapping(folder / PREPROCESSOR_JSON),
         recipe=without_paths(recipe, local),
         local=local,
         environment=environment,
-        figures=read_figures(folder / "figures.json"),
-        metrics=read_history(folder / "metrics.jsonl"),
-        evaluations=read_history(folder / "evaluation.jsonl"),
-        energy=_read_energy(folder / "emissions.csv"),
+        figures=read_figures(folder / FIGURES_JSON),
+        metrics=read_history(folder / METRICS_JSONL),
+        evaluations=read_history(folder / EVALUATION_JSONL),
+        energy=_read_energy(folder / EMISSIONS_CSV),
     )
 
 

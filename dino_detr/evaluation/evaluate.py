@@ -1,0 +1,138 @@
+"""COCO's figures of a model on a data set, together with what they were made from."""
+
+from collections.abc import Callable, Generator
+from contextlib import AbstractContextManager, closing, nullcontext
+from dataclasses import dataclass
+
+import torch
+from datasets import Dataset
+from torch import distributed
+
+from ..data import category_ids, class_names
+from ..data.rows import values_of_objects
+from ..image_processing_dino_detr import DinoDetrImageProcessor
+from .coco_metric import CocoDetectionMetric
+from .detections import detect, references
+from .diagnosis import UNEXPLAINED_AP50, Diagnosis, LearningRate, diagnose
+
+
+class EvaluationStopped(Exception):
+    """
+    An evaluation that was asked to stop.
+
+    Args:
+        reason: the greatest number that `stop` returned on any process.
+    """
+
+    def __init__(self, reason: int):
+        super().__init__(f"the evaluation was asked to stop ({reason})")
+        self.reason = reason
+
+
+@dataclass
+class Evaluation:
+    """
+    What a detector found, and how good that is.
+
+    Args:
+        figures: COCO's, with `per_class`, as `CocoDetectionMetric.compute` returns them.
+        rows: the data set that it looked at; None where a results file was scored against annotations without images.
+        detections: per image `{image_id, scores [n], labels [n], boxes [n, 4] xyxy px}`, best first. Where several
+            processes evaluate, the main one has those of all, the others have none.
+        truth: per image that could be read `{image_id, labels [m], boxes [m, 4] xyxy px, area, iscrowd}`; likewise.
+    """
+
+    figures: dict
+    rows: Dataset | None
+    detections: list[dict]
+    truth: list[dict]
+
+    @property
+    def is_unexplained(self) -> bool:
+        """Whether AP50 is so low that `diagnose` has something to explain."""
+        return self.figures["AP50"] < UNEXPLAINED_AP50
+
+    def diagnose(
+        self,
+        trained_labels: set[int] | None = None,
+        loss: tuple[float, ...] | None = None,
+        rate: LearningRate | None = None,
+    ) -> Diagnosis:
+        """Look for the reason of an AP of about 0. The arguments are those of `diagnosis.diagnose`."""
+        annotation_ids, names = values_of_objects(self.rows, "id"), class_names(self.rows)
+        return diagnose(self.detections, self.truth, annotation_ids, names, trained_labels, loss, rate)
+
+
+def evaluate(
+    model: torch.nn.Module,
+    processor: DinoDetrImageProcessor,
+    rows: Dataset,
+    batch_size: int = 8,
+    num_workers: int = 0,
+    one_label_per_query: bool = False,
+    nms_threshold: float | None = None,
+    scorer: str = "numpy",
+    context: AbstractContextManager | None = None,
+    stop: Callable[[], int] = lambda: 0,
+) -> Evaluation:
+    """
+    Detect in all images of a data set and score what is found.
+
+    Where torch's processes work together, each of them calls this. Each detects on its share of the images, detections
+    are gathered once, and every process returns the figures.
+
+    Args:
+        model: on its device; its mode is evaluation's meanwhile.
+        rows: as `load_detection_dataset` gives them.
+        batch_size, num_workers, one_label_per_query, nms_threshold: see `detect`.
+        scorer: see `CocoDetectionMetric`.
+        context: entered while the model runs: autocast, say.
+        stop: asked before each image whether to stop, and why: a number other than 0.
+
+    Raises:
+        EvaluationStopped: on every process, if `stop` asked for it on any.
+    """
+    several = distributed.is_available() and distributed.is_initialized()
+    rank, processes = (distributed.get_rank(), distributed.get_world_size()) if several else (0, 1)
+    share = range(rank, len(rows), processes)
+    was_training = model.training
+    model.eval()
+    try:
+        found = detect(
+            model, processor, rows, share, batch_size, num_workers,
+            one_label_per_query=one_label_per_query, nms_threshold=nms_threshold,
+        )  # fmt: skip
+        detections = _collect(found, nullcontext() if context is None else context, stop)
+    finally:
+        model.train(was_training)
+    parts = [(stop(), detections)]
+    if processes > 1:
+        parts = [None] * processes
+        distributed.all_gather_object(parts, (stop(), detections))
+    reasons, detections = zip(*parts)
+    if any(reasons):
+        raise EvaluationStopped(max(reasons))
+    result = [None]
+    if rank == 0:
+        detections = [detection for part in detections for detection in part]
+        truth = references(rows, detections)
+        metric = CocoDetectionMetric(category_ids(rows), class_names(rows), scorer)
+        result = [metric.compute(predictions=detections, references=truth)]
+    else:
+        detections = truth = []
+    if processes > 1:
+        distributed.broadcast_object_list(result)
+    return Evaluation(result[0], rows, detections, truth)
+
+
+def _collect(found: Generator[dict], context: AbstractContextManager, stop: Callable[[], int]) -> list[dict]:
+    detections = []
+    try:
+        # closing ends the data workers: torch raises at a death wherever the run is then, in a checkpoint too
+        with closing(found), context:
+            while not stop() and (detection := next(found, None)) is not None:
+                detections.append(detection)
+    except RuntimeError:  # the signal to stop reaches data workers too
+        if not stop():
+            raise
+    return detections
