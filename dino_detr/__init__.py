@@ -1,26 +1,21 @@
 """DINO detection on vision foundation backbones, native to Hugging Face transformers."""
 
-from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForObjectDetection
-from transformers.models.auto.video_processing_auto import VIDEO_PROCESSOR_MAPPING
-
-from .configuration_dino_detr import DinoDetrConfig
-from .image_processing_dino_detr import DinoDetrImageProcessor
-from .modeling_dino_detr import DinoDetrForObjectDetection, DinoDetrModel
-
-AutoConfig.register(DinoDetrConfig.model_type, DinoDetrConfig)
-AutoModel.register(DinoDetrConfig, DinoDetrModel)
-AutoModelForObjectDetection.register(DinoDetrConfig, DinoDetrForObjectDetection)
-AutoImageProcessor.register(DinoDetrConfig, image_processor_classes={"torchvision": DinoDetrImageProcessor})
-# `pipeline` looks for a video processor too and, unless told that there is none, asks at the terminal for permission
-# to run its code from the checkpoint
-VIDEO_PROCESSOR_MAPPING.register(DinoDetrConfig, None)
-
-# saving a model saves its code beside it, so that it loads elsewhere with `trust_remote_code=True`
-DinoDetrConfig.register_for_auto_class()
-DinoDetrModel.register_for_auto_class("AutoModel")
-DinoDetrForObjectDetection.register_for_auto_class("AutoModelForObjectDetection")
-DinoDetrImageProcessor.register_for_auto_class()
+import sys
 
 __version__ = "0.1.0"
 
 __all__ = ["DinoDetrConfig", "DinoDetrForObjectDetection", "DinoDetrImageProcessor", "DinoDetrModel"]
+
+# Importing this package makes transformers know the model, which takes seconds of importing torch. The `dino-detr`
+# command does so when a verb runs, not before it prints its help.
+if "dino_detr_command" not in sys.modules:
+    from .auto_classes import DinoDetrConfig, DinoDetrForObjectDetection, DinoDetrImageProcessor, DinoDetrModel
+
+
+def __getattr__(name: str) -> object:
+    """Return a class that the command has not needed yet."""
+    if name in __all__:
+        from . import auto_classes
+
+        return getattr(auto_classes, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

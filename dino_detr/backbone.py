@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -14,7 +15,6 @@ from transformers import (
     AutoBackbone,
     AutoConfig,
     PreTrainedModel,
-    TimmBackbone,
     TimmBackboneConfig,
 )
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -22,12 +22,6 @@ from transformers.utils import logging
 
 from .configuration_dino_detr import DinoDetrConfig
 from .cpu_linear import fast_linears, is_captured
-
-try:
-    import timm
-    from timm.layers import resample_abs_pos_embed, resample_patch_embed  # pyright: ignore[reportPrivateImportUsage]
-except ImportError:  # needed to change the patch size, and for timm's own backbones
-    timm = None
 
 logger = logging.get_logger(__name__)
 
@@ -138,6 +132,8 @@ def build_backbone(backbone_config: Any, **timm_arguments: Any) -> PreTrainedMod
         )
     if backbone_config.model_type != "timm_backbone":
         return AutoBackbone.from_config(backbone_config)
+    from transformers import TimmBackbone  # imports timm, which takes a second
+
     # TimmBackboneConfig has no place for timm's own arguments, so they are kept beside its fields
     arguments = getattr(backbone_config, "timm_arguments", {}) | timm_arguments
     model: Any = TimmBackbone(backbone_config, **arguments)
@@ -200,11 +196,19 @@ def _describe_change(source: str, old_patch_size: int, backbone: Any) -> str:
     return change
 
 
+def _import_timm(purpose: str) -> ModuleType:
+    """Return timm, which takes a second to import and is not always there."""
+    try:
+        import timm
+    except ImportError as error:
+        raise ImportError(f"{purpose} needs timm: pip install timm") from error
+    return timm
+
+
 @torch.no_grad()
 def _change_patch_size(backbone: PreTrainedModel, patch_size: int) -> PreTrainedModel:
     """The same backbone for patches of another size (pseudo-inverse resize of FlexiViT, arXiv 2212.08013, 3.4)."""
-    if timm is None:
-        raise ImportError("changing a backbone's patch size needs timm: pip install timm")
+    timm = _import_timm("changing a backbone's patch size")
     config = type(backbone.config).from_dict(backbone.config.to_dict() | {"patch_size": patch_size})
     resized: PreTrainedModel = AutoBackbone.from_config(config)
     weights = backbone.state_dict()
@@ -213,20 +217,15 @@ def _change_patch_size(backbone: PreTrainedModel, patch_size: int) -> PreTrained
             continue
         if name.endswith("position_embeddings"):
             side = config.image_size // patch_size
-            weights[name] = resample_abs_pos_embed(  # pyright: ignore[reportPossiblyUnboundVariable]
-                weights[name], [side, side], num_prefix_tokens=1
-            )
+            weights[name] = timm.layers.resample_abs_pos_embed(weights[name], [side, side], num_prefix_tokens=1)
         else:
-            weights[name] = resample_patch_embed(  # pyright: ignore[reportPossiblyUnboundVariable]
-                weights[name], [patch_size, patch_size]
-            )
+            weights[name] = timm.layers.resample_patch_embed(weights[name], [patch_size, patch_size])
     resized.load_state_dict(weights)
     return resized
 
 
 def _load_timm_backbone(name: str, patch_size: int | None) -> PreTrainedModel:
-    if timm is None:
-        raise ImportError(f"timm:{name} needs timm: pip install timm")
+    timm = _import_timm(f"timm:{name}")
     if timm.get_pretrained_cfg(name) is None:
         raise ValueError(f"timm knows no pretrained model named {name!r}")
     with torch.device("meta"):  # only to learn its own patch and image size

@@ -31,10 +31,12 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _run_verb(arguments: list[str]) -> None:
     if arguments[:1] == ["train"]:  # its options are those of the Trainer
+        _import_model()
         train.run(arguments[1:])
         return
     options = build_parser().parse_args(arguments)
     try:
+        _import_model()
         options.run(options)
     except Exception as error:
         from ..training.guards.out_of_memory import is_out_of_memory
@@ -44,6 +46,11 @@ def _run_verb(arguments: list[str]) -> None:
         if not is_users_fault(error):
             raise
         sys.exit(f"dino-detr: {error}")
+
+
+def _import_model() -> None:
+    """Let transformers know the model, which a verb may load or save."""
+    from .. import auto_classes  # noqa: F401
 
 
 def build_parser() -> argparse.ArgumentParser:

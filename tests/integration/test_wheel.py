@@ -47,7 +47,7 @@ for path in ("runs/try/model.safetensors", "runs/try/README.md", "report/report.
 def installed(tmp_path_factory) -> Path:
     """A folder that holds the wheel's content and nothing else of the repository."""
     work = tmp_path_factory.mktemp("wheel")
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
+    for name in ("pyproject.toml", "README.md", "LICENSE", "dino_detr_command.py"):
         shutil.copy(ROOT / name, work / name)
     shutil.copytree(ROOT / "dino_detr", work / "dino_detr", ignore=shutil.ignore_patterns("__pycache__"))
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ...decoding import describe_fault, read_upright_size
-from ..imported import ImportedDataset, ImportedImage, ImportedObject
+from ...imported import ImportedDataset, ImportedImage, ImportedObject
 from ..sources.file_names import count_common_end
 from .source_files import SPLIT_NAMES, SourceFiles, is_image, read_text
 from .voc_xml import VocFile, read_voc_xml

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ...decoding import describe_fault, read_upright_size
-from ..imported import ImportedDataset, ImportedImage, ImportedObject
+from ...imported import ImportedDataset, ImportedImage, ImportedObject
 from .source_files import SourceFiles, read_text
 from .yolo_layout import LAYOUTS, find_layout
 

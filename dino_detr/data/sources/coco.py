@@ -6,10 +6,10 @@ import numpy as np
 import pyarrow as pa
 from datasets import Dataset
 
+from ...coco_layouts import find_annotations, is_shared
 from ...findings import Findings
 from ...numbers import Ids, read_whole, shown
 from ...rows import detection_features
-from ..coco_layouts import find_annotations, is_shared
 from .annotation_json import read_annotation_json
 from .box_forms import find_box_form
 from .coco_reader import CocoObjects, CocoReader, read_field, why_unusable
