@@ -26,7 +26,7 @@ from dino_detr.recipes import find_recipe
 from dino_detr.training import DinoDetrTrainingArguments, parse_options, prepare
 from dino_detr.training import run as training_run
 
-DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 DOCUMENTS += [
     ROOT / "benchmarks" / "README.md",
     *(ROOT / "hub_cards" / f"{name}.md" for name in ("quickstart", "bccd")),
@@ -101,9 +101,17 @@ def _shorten_digits(patch) -> None:
 def small(arguments: list[str]) -> list[str]:
     """Of `RECIPE [--option value ...]`, for seconds on a CPU."""
     options = [part for name, value in SMALL.items() for part in (f"--{name}", str(value))]
-    if "backbone" in yaml.safe_load(find_recipe(arguments[0]).read_text()):
+    if "backbone" in yaml.safe_load(find_recipe(arguments[0]).read_text()) and "--model" not in arguments:
         options += ["--model_config", json.dumps(SMALL_DETECTOR)]
     return [*arguments, *options]
+
+
+def parse_new_run(arguments: list[str]):
+    """Its options. What the folder has in place of the run's result, for the commands after it, makes way."""
+    options = parse_options(arguments)
+    if Path(options.output_dir).is_symlink():
+        Path(options.output_dir).unlink()
+    return options
 
 
 def try_command(words: list[str], monkeypatch) -> None:
@@ -120,12 +128,13 @@ def try_command(words: list[str], monkeypatch) -> None:
             if arguments:
                 parse_options(small(arguments))
         case ["accelerate", "launch", "-m", "dino_detr.cli", "train", *arguments]:
-            prepare(parse_options(small(arguments)))
+            prepare(parse_new_run(small(arguments)))
         case ["accelerate", "launch", *arguments]:
             launch = launch_command_parser().parse_args(arguments)
             assert launch.training_script == "train.py" and Path(launch.config_file or "train.py").is_file()
-            prepare(parse_options(small(launch.training_script_args)))
+            prepare(parse_new_run(small(launch.training_script_args)))
         case ["dino-detr", "train", *arguments] | ["python", "train.py", *arguments]:
+            parse_new_run(small(arguments))
             cli.main(["train", *small(arguments)])
         case ["dino-detr", "benchmark" | "replay", *_]:  # test_benchmark.py and test_nonfinite.py run these
             cli.build_parser().parse_args(words[1:])
