@@ -25,8 +25,8 @@ WRITTEN = "<!-- Written by docs/make_reference.py: change the code, then run it.
 OPTIONS = """# Options
 
 {written}
-A run's options are the fields of `DinoDetrTrainingArguments`. Write them in a recipe, on the command line with two dashes
-before the name, or in Python. The rules are in [Train](../guides/training.md#change-options).
+A run's options are the fields of `DinoDetrTrainingArguments`, in a recipe, on the command line (two dashes before the
+name) or in Python. The rules are in [Train](../guides/training.md#change-options).
 
 ## Options of dino-detr
 
