@@ -1,5 +1,5 @@
 """
-A hook of mkdocs: what a page links to outside of docs/ goes along with the site.
+Hooks of mkdocs: what a page links to outside of docs/ goes along with the site.
 
 Links such as `../../benchmarks/RESULTS.md` are right in a clone and on GitHub. In the site the file is under
 `repository/`: a page if it is Markdown, else the file itself. `repository/` mirrors the repository, so links between
@@ -45,6 +45,11 @@ def on_page_markdown(markdown, page, config, files):
         return match[1] + posixpath.relpath(inside, posixpath.dirname(uri) or ".")
 
     return LINK.sub(moved, markdown)
+
+
+def on_page_content(html, page, config, files):
+    """Show transformers' types of arguments, which are Markdown (`int`, *optional*), as plain code."""
+    return re.sub(r"<code>[^<]*`[^<]*</code>", lambda code: re.sub(r"[`*]", "", code[0]), html)
 
 
 def _place(uri: str) -> str:

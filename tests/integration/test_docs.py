@@ -107,7 +107,7 @@ def small(arguments: list[str]) -> list[str]:
 
 
 def parse_new_run(arguments: list[str]):
-    """Its options. What the folder has in place of the run's result, for the commands after it, makes way."""
+    """Its options. What lies in its folder for the commands that come after it makes way."""
     options = parse_options(arguments)
     if Path(options.output_dir).is_symlink():
         Path(options.output_dir).unlink()
@@ -141,7 +141,9 @@ def try_command(words: list[str], monkeypatch) -> None:
         case ["dino-detr", *arguments]:
             cli.main(arguments)
         case ["python", "examples/finetune.py" as script, dataset, output_dir]:
-            run_script(script, [dataset, output_dir, *small(["recipes/finetune.yaml"])[1:]], monkeypatch)
+            arguments = small(["recipes/finetune.yaml"])
+            parse_new_run([*arguments, "--dataset", dataset, "--output_dir", output_dir])
+            run_script(script, [dataset, output_dir, *arguments[1:]], monkeypatch)
         case ["python", script, *arguments] if script.startswith("examples/"):
             run_script(script, arguments, monkeypatch)
         case _:
@@ -162,10 +164,10 @@ def test_commands(document, command, home, hub, monkeypatch):
 
 
 def test_the_first_launch_in_processes_of_its_own(home):
-    command = next(command for _, command in COMMANDS if command.startswith("accelerate launch train.py"))
-    words = shlex.split(command)
+    command = next(words for _, words in COMMANDS if words.startswith("accelerate launch") and " train.py " in words)
+    words = shlex.split(command.partition(" train.py ")[2].replace("~", str(home)))
     launcher = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1"]
-    run(*launcher, "train.py", *small(words[3:]), "--output_dir", "runs/launched", cwd=home)
+    run(*launcher, "train.py", *small(words), "--output_dir", "runs/launched", cwd=home)
     assert (home / "runs" / "launched" / "model.safetensors").is_file()
 
 
