@@ -3,7 +3,7 @@ Fine-tune a detector on a COCO folder, in Python, and say what it learned of eac
 
     python examples/finetune.py path/to/folder runs/mine [--option value ...]
 
-The first argument is any data set of docs/data.md, the second the run folder; further options are those of
+The first argument is any data set of docs/guides/data.md, the second the run folder; further options are those of
 `dino-detr train --help`. `dino-detr train recipes/finetune.yaml` does the same; here is where to step in.
 """
 

@@ -87,7 +87,7 @@ def check_split(
             findings.
 
     Raises:
-        As `load_detection_dataset`.
+        ValueError, OSError: as `load_detection_dataset`.
     """
     findings = Findings()
     rows = load_detection_dataset(source, split, findings)

@@ -1,4 +1,4 @@
-"""How much memory a run will take: a sum of what is known and of what was measured, see docs/performance.md."""
+"""How much memory a run will take, from what is known and what was measured: docs/explanation/performance.md."""
 
 import math
 import os

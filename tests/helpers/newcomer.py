@@ -29,7 +29,8 @@ def make_folder(home: Path) -> None:
         (home / name).symlink_to(ROOT / name)
     own = home / "path" / "to" / "folder"
     write_scenes(own, {"train": 16, "val": 5})
-    _link(home, "path/to/folder", "path/to/coco_folder")
+    for name in ("path/to/coco_folder", "my_data"):
+        _link(home, "path/to/folder", name)
     _write_data(home, own)
     torch.manual_seed(0)
     for size, patch in (("base", 14), ("large", 14)):
@@ -67,12 +68,11 @@ def _write_data(home: Path, own: Path) -> None:
 
 def _write_runs(home: Path) -> None:
     (home / "RECIPE.yaml").write_text(yaml.safe_dump({**RECIPE, "dataset": "path/to/folder"}))
-    quickstart = home / "runs" / "quickstart"
-    options = ["--dataset", "digits", "--max_steps", "2", "--output_dir", str(quickstart)]
+    trained = home / "runs" / "trained"
+    options = ["--dataset", "digits", "--max_steps", "2", "--output_dir", str(trained)]
     train(prepare(parse_options([str(home / "RECIPE.yaml"), *options])))
-    _link(home, "runs/quickstart", "you/detector")
-    for card in ("quickstart", "bccd"):
-        _link(home, "runs/quickstart", card)
+    for name in ("runs/quickstart", "runs/first", "runs/mine", "you/detector", "quickstart", "bccd"):
+        _link(home, "runs/trained", name)
 
     steps = np.linspace(5000, 90000, 18)
     values = [0.55 - 8 * step**-0.4 + 0.002 * math.sin(step) for step in steps]

@@ -25,7 +25,7 @@ from dino_detr.hub.conversion import convert_config
 from dino_detr.recipes import find_recipe
 from dino_detr.training import DinoDetrTrainingArguments, description, parse_options, prepare
 
-DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 DOCUMENTS += [
     ROOT / "benchmarks" / "README.md",
     *(ROOT / "hub_cards" / f"{name}.md" for name in ("quickstart", "bccd")),
@@ -100,9 +100,17 @@ def _shorten_digits(patch) -> None:
 def small(arguments: list[str]) -> list[str]:
     """Of `RECIPE [--option value ...]`, for seconds on a CPU."""
     options = [part for name, value in SMALL.items() for part in (f"--{name}", str(value))]
-    if "backbone" in yaml.safe_load(find_recipe(arguments[0]).read_text()):
+    if "backbone" in yaml.safe_load(find_recipe(arguments[0]).read_text()) and "--model" not in arguments:
         options += ["--model_config", json.dumps(SMALL_DETECTOR)]
     return [*arguments, *options]
+
+
+def parse_new_run(arguments: list[str]):
+    """Its options. What lies in its folder for the commands that come after it makes way."""
+    options = parse_options(arguments)
+    if Path(options.output_dir).is_symlink():
+        Path(options.output_dir).unlink()
+    return options
 
 
 def try_command(words: list[str], monkeypatch) -> None:
@@ -119,19 +127,22 @@ def try_command(words: list[str], monkeypatch) -> None:
             if arguments:
                 parse_options(small(arguments))
         case ["accelerate", "launch", "-m", "dino_detr.cli", "train", *arguments]:
-            prepare(parse_options(small(arguments)))
+            prepare(parse_new_run(small(arguments)))
         case ["accelerate", "launch", *arguments]:
             launch = launch_command_parser().parse_args(arguments)
             assert launch.training_script == "train.py" and Path(launch.config_file or "train.py").is_file()
-            prepare(parse_options(small(launch.training_script_args)))
+            prepare(parse_new_run(small(launch.training_script_args)))
         case ["dino-detr", "train", *arguments] | ["python", "train.py", *arguments]:
+            parse_new_run(small(arguments))
             cli.main(["train", *small(arguments)])
         case ["dino-detr", "benchmark" | "replay", *_]:  # test_benchmark.py and test_nonfinite.py run these
             cli.build_parser().parse_args(words[1:])
         case ["dino-detr", *arguments]:
             cli.main(arguments)
         case ["python", "examples/finetune.py" as script, dataset, output_dir]:
-            run_script(script, [dataset, output_dir, *small(["recipes/finetune.yaml"])[1:]], monkeypatch)
+            arguments = small(["recipes/finetune.yaml"])
+            parse_new_run([*arguments, "--dataset", dataset, "--output_dir", output_dir])
+            run_script(script, [dataset, output_dir, *arguments[1:]], monkeypatch)
         case ["python", script, *arguments] if script.startswith("examples/"):
             run_script(script, arguments, monkeypatch)
         case _:
@@ -152,10 +163,10 @@ def test_commands(document, command, home, hub, monkeypatch):
 
 
 def test_the_first_launch_in_processes_of_its_own(home):
-    command = next(command for _, command in COMMANDS if command.startswith("accelerate launch train.py"))
-    words = shlex.split(command)
+    command = next(words for _, words in COMMANDS if words.startswith("accelerate launch") and " train.py " in words)
+    words = shlex.split(command.partition(" train.py ")[2].replace("~", str(home)))
     launcher = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1"]
-    run(*launcher, "train.py", *small(words[3:]), "--output_dir", "runs/launched", cwd=home)
+    run(*launcher, "train.py", *small(words), "--output_dir", "runs/launched", cwd=home)
     assert (home / "runs" / "launched" / "model.safetensors").is_file()
 
 

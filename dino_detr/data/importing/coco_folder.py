@@ -7,7 +7,7 @@ import shutil
 from collections import Counter
 from pathlib import Path
 
-from ...imported import ImportedDataset, ImportedImage
+from .imported import ImportedDataset, ImportedImage
 from .source_files import printable
 from .voc import read_voc
 from .yolo import read_yolo

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
 
-from ...image_files import IMAGE_SUFFIXES
+from ..image_files import IMAGE_SUFFIXES
 
 SPLIT_NAMES = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}  # in lists and keys
 _SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val"}

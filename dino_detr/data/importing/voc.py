@@ -14,9 +14,9 @@ from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
-from ...decoding import describe_fault, read_upright_size
-from ...imported import ImportedDataset, ImportedImage, ImportedObject
+from ..decoding import describe_fault, read_upright_size
 from ..sources.file_names import count_common_end
+from .imported import ImportedDataset, ImportedImage, ImportedObject
 from .source_files import SPLIT_NAMES, SourceFiles, is_image, read_text
 from .voc_xml import VocFile, read_voc_xml
 

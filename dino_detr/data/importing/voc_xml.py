@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from xml.etree import ElementTree
 
-from ...numbers import read_flag
+from ..numbers import read_flag
 
 _SIDES = ("xmin", "ymin", "xmax", "ymax")
 _TAGS = {

@@ -10,8 +10,8 @@ import math
 from collections.abc import Iterator
 from pathlib import Path
 
-from ...decoding import describe_fault, read_upright_size
-from ...imported import ImportedDataset, ImportedImage, ImportedObject
+from ..decoding import describe_fault, read_upright_size
+from .imported import ImportedDataset, ImportedImage, ImportedObject
 from .source_files import SourceFiles, read_text
 from .yolo_layout import LAYOUTS, find_layout
 

@@ -6,12 +6,12 @@ import numpy as np
 import pyarrow as pa
 from datasets import Dataset
 
-from ...coco_layouts import find_annotations, is_shared
-from ...findings import Findings
-from ...numbers import Ids, read_whole, shown
-from ...rows import detection_features
+from ..findings import Findings
+from ..numbers import Ids, read_whole, shown
+from ..rows import detection_features
 from .annotation_json import read_annotation_json
 from .box_forms import find_box_form
+from .coco_layouts import find_annotations, is_shared
 from .coco_reader import CocoObjects, CocoReader, read_field, why_unusable
 from .splits import choose_part, split_part
 

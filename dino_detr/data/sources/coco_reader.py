@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ...decoding import describe_fault, kind_of_fault, read_upright_size
-from ...findings import Findings
-from ...image_files import list_image_files
-from ...numbers import Ids, is_text, number_ids, read_box, read_flag, read_number, read_whole, shown
-from ...rows import SMALLEST_SIDE
+from ..decoding import describe_fault, kind_of_fault, read_upright_size
+from ..findings import Findings
+from ..image_files import list_image_files
+from ..numbers import Ids, is_text, number_ids, read_box, read_flag, read_number, read_whole, shown
+from ..rows import SMALLEST_SIDE
 from .file_names import ImageFiles
 
 _READERS = {"id": read_whole, "bbox": read_box, "area": read_number, "iscrowd": read_flag}

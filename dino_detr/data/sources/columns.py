@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ...findings import Findings
-from ...numbers import read_flag, read_number, read_whole, shown
+from ..findings import Findings
+from ..numbers import read_flag, read_number, read_whole, shown
 
 
 class NumberColumn:

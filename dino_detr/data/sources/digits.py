@@ -13,7 +13,7 @@ import numpy as np
 from datasets import Dataset
 from PIL import Image
 
-from ...rows import detection_features
+from ..rows import detection_features
 
 NUM_SCENES = {"train": 4000, "val": 250}
 DIGIT_HEIGHTS = (16, 72)  # pixels, of the box around the ink

@@ -33,10 +33,10 @@ from datasets import (
 from datasets.exceptions import DatasetsError
 from transformers.utils import logging
 
-from ...decoding import read_upright_size
-from ...findings import Findings
-from ...numbers import read_box, read_whole, shown
-from ...rows import arrow_table, detection_features
+from ..decoding import read_upright_size
+from ..findings import Findings
+from ..numbers import read_box, read_whole, shown
+from ..rows import arrow_table, detection_features
 from .columns import NumberColumn
 from .shared_rows import share_rows
 from .splits import choose_split
