@@ -2,7 +2,7 @@
 PYTHON ?= python3
 OUTPUT ?= runs/quickstart
 
-.PHONY: quickstart test
+.PHONY: quickstart test lint
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -16,7 +16,13 @@ quickstart: .venv/installed
 	.venv/bin/dino-detr evaluate $(OUTPUT) --dataset digits --split val
 	@echo "Pictures of its detections: $(OUTPUT)/plots/detections.png; its card: $(OUTPUT)/README.md"
 
-test: .venv/installed
+test: lint
+	.venv/bin/python -m pytest -n auto -m "not slow"
+
+# What the commit hook runs too (.pre-commit-config.yaml): style, typing errors, floors of the package, types.
+lint: .venv/installed
 	.venv/bin/python -m ruff check .
 	.venv/bin/python -m ruff format --check .
-	.venv/bin/python -m pytest -n auto -m "not slow"
+	.venv/bin/codespell
+	.venv/bin/lint-imports
+	.venv/bin/python -m pyright --pythonpath .venv/bin/python
