@@ -3,6 +3,7 @@
 import os
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 import yaml
@@ -10,10 +11,13 @@ from transformers.utils import cached_file
 
 from ..runs.names import RECIPE_YAML
 
+if TYPE_CHECKING:
+    from .options import DinoDetrTrainingArguments
+
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def settle_precision(options) -> None:
+def settle_precision(options: "DinoDetrTrainingArguments") -> None:
     """
     Make `bf16: auto` true or false, and take the CPU where there is nothing else.
 
@@ -36,7 +40,7 @@ def settle_precision(options) -> None:
         )
 
 
-def check_precision(options) -> None:
+def check_precision(options: "DinoDetrTrainingArguments") -> None:
     """
     Check that accelerate's precision is the recipe's, and that the device has it.
 
@@ -53,14 +57,14 @@ def check_precision(options) -> None:
         raise ValueError("fp16 needs a GPU; on a CPU use bf16, or neither for float32")
 
 
-def precision_name(options) -> str:
+def precision_name(options: "DinoDetrTrainingArguments") -> str:
     """Return `float32`, `bf16` or `fp16`."""
     if options.fp16:
         return "fp16"
     return "bf16" if options.bf16 else "float32"
 
 
-def describe_device(options) -> str:
+def describe_device(options: "DinoDetrTrainingArguments") -> str:
     """Return precision and device, and why they are what they are: `float32 on the CPU (there is no GPU)`."""
     device = options.device
     if device.type == "cuda":

@@ -1,6 +1,7 @@
 """Where a run may write: in a folder of its own that has room for it; never over another run."""
 
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 from accelerate.utils import broadcast_object_list
@@ -152,7 +153,7 @@ def checkpoint_size(options: DinoDetrTrainingArguments, model: nn.Module) -> int
     return weights * (1 + (options.ema_decay is not None)) + (0 if options.save_only_model else moments)
 
 
-def _size(parameters) -> int:
+def _size(parameters: Iterable[nn.Parameter]) -> int:
     return sum(parameter.numel() * parameter.element_size() for parameter in parameters)
 
 
