@@ -6,10 +6,13 @@ from helpers.tiny import (
     draw_noise,
     random_images,
     random_labels,
+    tiny_config,
     tiny_detector,
 )
+from torchvision.ops import box_convert
 
-from dino_detr.denoising import DenoisingQueries
+from dino_detr.denoising import DenoisingQueries, draw_denoising_queries
+from dino_detr.targets import Targets
 
 
 def test_denoising_settings_never_change_eval_outputs():
@@ -117,3 +120,63 @@ def test_denoising_groups_are_hidden_from_one_another(implementation):
     beside = model.train()(IMAGES, labels=labels)
     assert beside.denoising_logits is not None
     torch.testing.assert_close(beside.logits, alone.logits, atol=1e-4, rtol=1e-4)
+
+
+def test_groups_see_themselves_and_the_matching_queries_which_see_only_one_another():
+    noise = DenoisingQueries(torch.zeros(1, 4, dtype=torch.int64), torch.zeros(1, 4, 4), num_groups=2)
+    expected = [
+        [1, 1, 0, 0, 1, 1],
+        [1, 1, 0, 0, 1, 1],
+        [0, 0, 1, 1, 1, 1],
+        [0, 0, 1, 1, 1, 1],
+        [0, 0, 0, 0, 1, 1],
+        [0, 0, 0, 0, 1, 1],
+    ]
+    assert noise.attention_mask(2).int().tolist() == expected
+
+
+def test_positive_slots_are_nearer_to_their_boxes_than_negative_ones():
+    """Each side moves by less than the scale, in half box sizes, and by one to two times the scale; both ways."""
+    labels = [
+        {"class_labels": torch.tensor([0, 1]), "boxes": torch.tensor([[0.5, 0.5, 0.4, 0.2], [0.4, 0.6, 0.2, 0.4]])}
+    ]
+    noise = draw_noise(labels, num_denoising=200, box_noise_scale=0.3, label_noise_ratio=0.0)
+    sides = box_convert(noise.boxes, "cxcywh", "xyxy").view(100, 2, 2, 4)  # groups, positive or negative, boxes
+    moved = (sides - box_convert(labels[0]["boxes"], "cxcywh", "xyxy")) / (labels[0]["boxes"][:, [2, 3, 2, 3]] / 2)
+    positive, negative = moved[:, 0], moved[:, 1]
+    assert 0.29 < positive.abs().max() < 0.3 and positive.abs().min() < 0.01
+    assert 0.3 <= negative.abs().min() < 0.31 and 0.59 < negative.abs().max() < 0.6
+    assert all(0.4 < (side > 0).float().mean() < 0.6 for side in (positive, negative))
+    assert torch.equal(noise.labels.view(200, 2), torch.tensor([0, 1]).expand(200, 2))
+
+
+def test_noised_boxes_stay_within_the_image():
+    labels = [{"class_labels": torch.tensor([0]), "boxes": torch.tensor([[0.05, 0.95, 0.1, 0.1]])}]
+    sides = box_convert(draw_noise(labels, num_denoising=100).boxes, "cxcywh", "xyxy")
+    assert sides.min() > -1e-6 and sides.max() < 1 + 1e-6 and (sides < 1e-6).any() and (sides > 1 - 1e-6).any()
+
+
+@pytest.mark.parametrize("ratio", [0.0, 0.5, 1.0])
+def test_half_the_ratio_of_labels_is_redrawn_from_all_classes(ratio):
+    labels = [{"class_labels": torch.tensor([1]), "boxes": torch.tensor([[0.5, 0.5, 0.2, 0.2]])}]
+    counts = draw_noise(labels, num_denoising=3000, label_noise_ratio=ratio).labels.flatten().bincount(minlength=3)
+    assert len(counts) == 3 and counts.sum() == 6000
+    assert all(count / 6000 == pytest.approx(ratio / 2 / 3, abs=0.02) for count in counts[[0, 2]])
+
+
+def test_an_images_noise_is_its_seeds_whichever_batch_it_is_in():
+    labels = random_labels(3, 2, 1)
+    together = draw_seeded(labels, [7, 8, 9])
+    apart = [draw_seeded([label], [seed]) for label, seed in zip(labels, (7, 8, 9))]
+    for index, alone in enumerate(apart):
+        assert torch.equal(together.labels[index], alone.labels[0]) and torch.equal(
+            together.boxes[index], alone.boxes[0]
+        )
+    assert not torch.equal(draw_seeded(labels, [7, 8, 1]).boxes[2], together.boxes[2])
+    assert together.num_groups == 2 and together.labels.shape == (3, 2 * 2 * 4)  # as if one had four boxes
+    assert (together.labels >= 0).sum(1).tolist() == [12, 8, 4]
+
+
+def draw_seeded(labels, seeds) -> DenoisingQueries:
+    targets = Targets.from_labels(labels, len(labels), torch.device("cpu"))
+    return draw_denoising_queries(targets, tiny_config(), max_boxes=4, seeds=seeds)

@@ -13,10 +13,50 @@ from helpers.tiny import (
 from scipy.optimize import linear_sum_assignment
 from torchvision.ops import box_convert, generalized_box_iou, sigmoid_focal_loss
 
+from dino_detr.denoising import DenoisingQueries
+from dino_detr.loss import count_boxes, denoising_assignment
 from dino_detr.matching import assign
 from dino_detr.targets import Targets
 
 TERMS = ("loss_class", "loss_bbox", "loss_giou")
+
+
+def noise_of(half_group: int, num_groups: int, batch_size: int) -> DenoisingQueries:
+    slots = 2 * num_groups * half_group
+    return DenoisingQueries(
+        torch.zeros(batch_size, slots, dtype=torch.int64), torch.zeros(batch_size, slots, 4), num_groups
+    )
+
+
+def test_boxes_are_counted_and_those_that_are_denoised():
+    targets = Targets.from_labels(random_labels(3, 0, 5), 3, torch.device("cpu"))
+    assert count_boxes(targets, noise_of(2, 3, 3), across_processes=True).tolist() == [8, 4]
+    assert count_boxes(targets, None, across_processes=False).tolist() == [8, 1]
+    none = Targets.from_labels(random_labels(0, 0), 2, torch.device("cpu"))
+    assert count_boxes(none, None, across_processes=True).tolist() == [1, 1]
+
+
+def test_positive_slots_belong_to_the_boxes_they_were_made_from():
+    """Two groups of three positive, three negative slots: boxes 0 and 1, box 2, and of the last image three of four."""
+    targets = Targets.from_labels(random_labels(2, 1, 4), 3, torch.device("cpu"))
+    noise = noise_of(3, 2, 3)
+    noise.box_index = torch.tensor([[0, 1, 9], [0, 9, 9], [3, 0, 2]])
+    matched = denoising_assignment(noise, targets, num_layers=2)
+    assert matched.image.tolist() == [0, 0, 1, 2, 2, 2] * 2
+    assert matched.query.tolist() == [[0, 1, 0, 0, 1, 2, 6, 7, 6, 6, 7, 8]] * 2
+    assert matched.target.tolist() == [[0, 1, 2, 6, 3, 5] * 2] * 2
+    noise.box_index = None
+    assert denoising_assignment(noise, targets, num_layers=1).target.tolist() == [[0, 1, 2, 3, 4, 5] * 2]
+
+
+def test_the_loss_is_the_weighted_sum_of_its_terms():
+    weights = {"loss_class": 3.0, "loss_bbox": 7.0, "loss_giou": 11.0}
+    names = ("class_loss_coefficient", "bbox_loss_coefficient", "giou_loss_coefficient")
+    model = tiny_detector(decoder_layers=3, **dict(zip(names, weights.values()))).train()
+    outputs = model(random_images(2, 3, 64, 64), labels=random_labels(3, 1))
+    total = sum(weights[name[:10].rstrip("_")] * term for name, term in outputs.loss_dict.items())
+    assert len(outputs.loss_dict) == 3 * 7 and len({term.item() for term in outputs.loss_dict.values()}) == 21
+    torch.testing.assert_close(outputs.loss, total)
 
 
 def test_loss_terms_have_the_references_names():

@@ -8,6 +8,8 @@ from helpers.tiny import (
     tiny_detector,
 )
 
+from dino_detr.targets import Targets
+
 
 @pytest.mark.parametrize(
     "spoil, named",
@@ -52,3 +54,20 @@ def test_bad_input_is_refused_by_name(spoil, named, training):
 def test_boxes_on_the_border_are_not_refused():
     labels = [{"class_labels": torch.tensor([0]), "boxes": torch.tensor([[0.5, 0.5, 1.00001, 1.0]])}]
     assert torch.isfinite(tiny_detector().train()(random_images(1, 3, 64, 64), labels=labels).loss)
+
+
+def test_targets_know_where_each_images_boxes_are():
+    labels = random_labels(2, 0, 1)
+    targets = Targets.from_labels(labels, 3, torch.device("cpu"))
+    assert targets.image.tolist() == [0, 0, 2] and targets.offsets().tolist() == [0, 2, 2]
+    classes, boxes = targets.padded(3)
+    expected = [[*label["class_labels"].tolist(), -1, -1, -1][:3] for label in labels]
+    assert classes.tolist() == expected
+    assert torch.equal(boxes[0, :2], labels[0]["boxes"]) and torch.equal(boxes[2, 0], labels[2]["boxes"][0])
+    assert boxes[classes < 0].abs().sum() == 0
+
+
+def test_targets_that_were_built_before_are_taken_as_labels():
+    model, images, labels = tiny_detector(), random_images(2, 3, 64, 64), random_labels(3, 1)
+    built = Targets.from_labels(labels, 2, torch.device("cpu"))
+    assert torch.equal(model(images, labels=built).loss, model(images, labels=labels).loss)
