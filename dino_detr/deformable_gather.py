@@ -13,7 +13,7 @@ _BLOCK = 2**19  # samples that are worked on together: enough for all threads, a
 _BORDER = 2  # cells of zeros beyond a map: a location, clamped to them, has four cells around it wherever it is
 
 with warnings.catch_warnings():
-    # torch says once in a process that sparse tensors are in beta, and says it here, to nobody. A filter would last only
+    # torch says once in a process that sparse tensors are in beta, and says it here, to nobody. A filter lasts only
     # as long as others leave the filters alone; one set around each use makes Python show other warnings again.
     warnings.simplefilter("ignore")
     torch.sparse_csr_tensor([0, 0], [], [], (1, 1))
