@@ -125,7 +125,7 @@ class DinoDetrBackbone(nn.Module):
 
 
 def build_backbone(backbone_config: Any, **timm_arguments: Any) -> PreTrainedModel:
-    """A backbone with random weights (with timm's `pretrained=True`: with its own)."""
+    """Build a backbone with random weights, or with timm's `pretrained=True` with its own."""
     if backbone_config.model_type not in SUPPORTED:
         raise ValueError(
             f"backbone {backbone_config.model_type!r} is not supported; choose from {', '.join(SUPPORTED)}"
@@ -153,7 +153,7 @@ def backbone_patch_size(backbone_config: Any) -> int:
 
 def load_pretrained_backbone(source: str, patch_size: int | None = None) -> PreTrainedModel:
     """
-    A pretrained backbone, its patch embedding and position grid resampled where `patch_size` is not its own.
+    Load a pretrained backbone. Its patch embedding and position grid are resampled if `patch_size` is not its own.
 
     Args:
         source: a Hub id or folder of transformers, or `timm:<name>`.
@@ -207,7 +207,7 @@ def _import_timm(purpose: str) -> ModuleType:
 
 @torch.no_grad()
 def _change_patch_size(backbone: PreTrainedModel, patch_size: int) -> PreTrainedModel:
-    """The same backbone for patches of another size (pseudo-inverse resize of FlexiViT, arXiv 2212.08013, 3.4)."""
+    """Resample a backbone to another patch size (pseudo-inverse resize of FlexiViT, arXiv 2212.08013, 3.4)."""
     timm = _import_timm("changing a backbone's patch size")
     config = type(backbone.config).from_dict(backbone.config.to_dict() | {"patch_size": patch_size})
     resized: PreTrainedModel = AutoBackbone.from_config(config)
@@ -247,7 +247,7 @@ def _load_timm_backbone(name: str, patch_size: int | None) -> PreTrainedModel:
 
 
 def _interpolate_positions_antialiased(module: Any, embeddings: Tensor, height: int, width: int) -> Tensor:
-    """`Dinov2Embeddings.interpolate_pos_encoding` with antialiasing, as timm (and so the reference) resamples."""
+    """Resample as `Dinov2Embeddings.interpolate_pos_encoding`, but with antialiasing, as timm and the reference do."""
     positions = module.position_embeddings  # [1, 1 + grid * grid, C]
     grid = int((positions.shape[1] - 1) ** 0.5)
     rows, columns = height // module.patch_embeddings.patch_size[0], width // module.patch_embeddings.patch_size[1]

@@ -28,7 +28,7 @@ def linear(layer: nn.Module, x: Tensor) -> Tensor:
 
 
 class OneDnnLinears(TorchFunctionMode):
-    """Within it, `F.linear` is as fast as `linear`, in modules of other libraries too; the modules stay as they are."""
+    """A context in which `F.linear` is as fast as `linear`, in other libraries' modules too, which stay as they are."""
 
     def __torch_function__(
         self, func: Callable, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
@@ -49,7 +49,7 @@ def is_captured() -> bool:
 
 
 def is_untouched(layer: nn.Module) -> bool:
-    """Whether nobody exchanged the layer or waits for its call: adapters, quantisation, offloading, sharding."""
+    """Whether no adapter, quantisation, offloading or sharding exchanged the layer or waits for its call."""
     if type(layer) is not nn.Linear or "forward" in vars(layer):
         return False
     hooks = layer._forward_hooks, layer._forward_pre_hooks, layer._backward_hooks, layer._backward_pre_hooks
@@ -83,13 +83,13 @@ def _is_for_onednn(x: Tensor, weight: Tensor | None) -> bool:
 
 
 def _is_checkpointed() -> bool:
-    """Whether tensors are not kept for the backward pass but computed again, by what must then keep the same."""
+    """Whether tensors are computed again for the backward pass, by what must then keep the same ones."""
     # torch's stubs leave this module out
     return torch._C._autograd._top_saved_tensors_default_hooks(True) is not None  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """`[..., K]` and `[N, K]` -> `[..., N]`, as `F.linear`."""
+    """Multiply `[..., K]` and `[N, K]` to `[..., N]`, as `F.linear` does."""
     if not _is_for_onednn(x, weight):
         return F.linear(x, weight, bias)
     row = x.reshape(1, 1, -1, x.shape[-1]).permute(0, 3, 1, 2)  # [1, K, 1, rows], its channels last in memory

@@ -49,7 +49,7 @@ def eager_attention_forward(
     dropout: float = 0.0,
     **kwargs: Any,
 ) -> tuple[Tensor, Tensor]:
-    """Attention whose weights can be looked at: (`[B, N, heads, head_dim]`, weights `[B, heads, N, N]`)."""
+    """Attend, and return (`[B, N, heads, head_dim]`, weights `[B, heads, N, N]`)."""
     scores = torch.matmul(query, key.transpose(2, 3)) * scaling
     if attention_mask is not None:
         scores = scores + attention_mask
@@ -167,7 +167,7 @@ class DinoDetrDecoder(DinoDetrPreTrainedModel):
         self.norm = nn.LayerNorm(config.d_model)
 
     def embed_boxes(self, boxes: Tensor) -> Tensor:
-        """Boxes `[B, N, 4]` cxcywh -> positions `[B, N, D]`; the reference's order is (y, x, w, h)."""
+        """Embed boxes `[B, N, 4]` cxcywh as positions `[B, N, D]`, in the reference's order (y, x, w, h)."""
         d_model = self.norm.normalized_shape[0]
         boxes = torch.cat([boxes[..., 1:2], boxes[..., :1], boxes[..., 2:]], dim=-1)
         sine = sine_embedding(boxes * 2 * math.pi, d_model // 2).flatten(2)

@@ -87,7 +87,7 @@ class PointSoftmax(nn.Module):
     """Softmax over the points of all levels; a module, so that transformers can capture the attention weights."""
 
     def forward(self, logits: Tensor) -> Tensor:
-        """`[B, Q, heads, levels, points]`."""
+        """Normalise `[B, Q, heads, levels, points]` over its last two dimensions."""
         return logits.flatten(3).softmax(-1).view_as(logits)
 
 
@@ -155,7 +155,7 @@ class MultiScaleDeformableAttention(nn.Module):
         return linear(self.output_proj, sampled)
 
     def initial_offsets(self) -> Tensor:
-        """The bias the reference gives the offsets: heads look in directions around the circle, points ever further."""
+        """Return the reference's first offsets: heads look in directions around the circle, points ever further."""
         angle = torch.arange(self.num_heads, dtype=torch.float32) * (2 * math.pi / self.num_heads)
         direction = torch.stack([angle.cos(), angle.sin()], -1)  # [heads, 2]
         direction = direction / direction.abs().max(-1, keepdim=True).values

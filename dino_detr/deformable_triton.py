@@ -28,7 +28,7 @@ if triton is not None:
         num_tokens, num_queries,
         HEADS: tl.constexpr, WIDTH: tl.constexpr, CHANNELS: tl.constexpr, BLOCK: tl.constexpr,
     ):  # fmt: skip
-        """Where a program's head is in the values, its rows in all that queries have, which there are; its channels."""
+        """Return a program's place in the values, its rows, which of these exist, its channels, which exist."""
         image, head = tl.program_id(1).to(tl.int64) // HEADS, tl.program_id(1) % HEADS
         query = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
         row = (image * num_queries + query) * HEADS + head
@@ -37,7 +37,7 @@ if triton is not None:
 
     @triton.jit
     def _position(locations, sample, mask, extent):
-        """Along one axis, in cells: the cell before and the share of the one after."""
+        """Return, along one axis, the cell before a location and the share of the one after."""
         position = tl.load(locations + sample, mask=mask, other=0.0).to(tl.float32) * extent - 0.5
         # far outside is as good as just outside, and fits an integer; what is no number stays none
         position = tl.clamp(position, -2.0, extent + 1.0, propagate_nan=tl.PropagateNan.ALL)
@@ -46,7 +46,7 @@ if triton is not None:
 
     @triton.jit
     def _corner(x, y, width, height, start, mask):
-        """The token of a cell, and whether it is one."""
+        """Return the token of a cell, and whether there is one."""
         return start + y * width + x, mask & (x >= 0) & (x < width) & (y >= 0) & (y < height)
 
     @triton.jit
@@ -135,7 +135,7 @@ class TritonSampling(torch.autograd.Function):
     def forward(
         ctx: Any, value: Tensor, locations: Tensor, weights: Tensor, spatial_shapes: list[tuple[int, int]]
     ) -> Tensor:
-        """`[B, S, heads, head_dim]`, float32 `[B, Q, heads, levels, points, 2]` and without the 2."""
+        """Take `[B, S, heads, head_dim]`, float32 `[B, Q, heads, levels, points, 2]`, and the same without the 2."""
         value, locations, weights = value.contiguous(), locations.contiguous(), weights.contiguous()
         levels, start = [], 0
         for height, width in spatial_shapes:
@@ -168,7 +168,7 @@ class TritonSampling(torch.autograd.Function):
 
 
 def _launch(value: Tensor, locations: Tensor) -> tuple[tuple[int, int], dict[str, Any]]:
-    """The grid of programs, and what the kernels are specialised for."""
+    """Return the grid of programs and the constants that the kernels are specialised for."""
     batch_size, num_queries, num_heads, num_levels, num_points, _ = locations.shape
     constants = {
         "HEADS": num_heads,

@@ -43,7 +43,7 @@ class DenoisingQueries:
             )
 
     def to(self, device: torch.device) -> "DenoisingQueries":
-        """The same noise on a device."""
+        """Return the same noise on a device."""
         box_index = None if self.box_index is None else self.box_index.to(device)
         return DenoisingQueries(self.labels.to(device), self.boxes.to(device), self.num_groups, box_index)
 
@@ -70,8 +70,10 @@ def draw_denoising_queries(
     seeds: list[int] | None = None,
 ) -> DenoisingQueries | None:
     """
-    Noise for a batch. The number of queries stays within 2 * `num_denoising`: of an image with more than
-    `num_denoising` boxes a random subset is denoised.
+    Draw the noise for a batch.
+
+    The number of queries stays within 2 * `num_denoising`. If an image has more than `num_denoising` boxes, a random
+    subset of them is denoised.
 
     Args:
         max_boxes: the most boxes of one image, at least this batch's; the number of groups follows from it. None:

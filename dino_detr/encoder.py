@@ -41,7 +41,7 @@ class DinoDetrEncoderLayer(GradientCheckpointingLayer):
 
 
 class DinoDetrEncoder(DinoDetrPreTrainedModel):
-    """Refines all tokens; no norm at the end."""
+    """The layers, which refine all tokens, without a norm at the end."""
 
     _can_record_outputs = {
         "hidden_states": DinoDetrEncoderLayer,

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 
 class ChannelsFirstLayerNorm(nn.Module):
-    """LayerNorm over the channels of `[B, C, h, w]`. Not an `nn.LayerNorm`: the recipe decays its weights."""
+    """LayerNorm over the channels of `[B, C, h, w]`; no `nn.LayerNorm`, because the recipe decays its weights."""
 
     def __init__(self, channels: int):
         super().__init__()

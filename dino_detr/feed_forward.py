@@ -13,7 +13,7 @@ _HIDDEN = 2**21  # values on a CPU that are worked on together: few enough to st
 
 
 class FeedForward(nn.Module):
-    """`[..., D]` -> `[..., D]` through ReLU; the residual is added by the layer."""
+    """Two linear layers with ReLU between, `[..., D]` -> `[..., D]`. The caller adds the residual."""
 
     def __init__(self, d_model: int, ffn_dim: int):
         super().__init__()

@@ -108,7 +108,7 @@ class DinoDetrImageProcessor(TorchvisionBackend):
     def preprocess(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, images: Any, annotations: dict | list[dict] | None = None, **kwargs: Any
     ) -> BatchFeature:
-        """See the class; `annotations` is one dict for one image or a list of them."""
+        """Process images as the class says; `annotations` is one dict for one image or a list of them."""
         return super().preprocess(images, annotations, **kwargs)
 
     def _preprocess(  # pyright: ignore[reportIncompatibleMethodOverride] transformers names all arguments
@@ -164,9 +164,9 @@ class DinoDetrImageProcessor(TorchvisionBackend):
 
     def normalize_padded(self, images: Tensor, sizes: Tensor) -> dict[str, Tensor]:
         """
-        What `preprocess` does after resizing, for images that were padded first, on their device.
+        Do what `preprocess` does after resizing, for images that were padded first, on their device.
 
-        Four times less has to be copied to a device so, and the values are the same.
+        The values are the same, and a device gets four times fewer bytes.
 
         Args:
             images: uint8 `[B, 3, H, W]`, padded at the right and bottom.
@@ -196,8 +196,8 @@ class DinoDetrImageProcessor(TorchvisionBackend):
         nms_threshold: float | None = None,
     ) -> list[dict[str, Tensor]]:
         """
-        The model's best detections: by default over queries x classes, without suppression, as the reference takes
-        them.
+        Return the model's best detections, by default over queries x classes and without suppression, as the
+        reference takes them.
 
         Args:
             outputs: of `DinoDetrForObjectDetection`.
@@ -235,7 +235,7 @@ def stack_padded(
     images: list[Tensor], pad_size: Any = None, memory_format: torch.memory_format = torch.contiguous_format
 ) -> Tensor:
     """
-    Images `[C, h, w]` as a batch `[B, C, H, W]`, with zeros at the right and bottom.
+    Stack images `[C, h, w]` to a batch `[B, C, H, W]`, with zeros at the right and bottom.
 
     Args:
         pad_size: `height` and `width` of the batch, in pixels; None: of the tallest and the widest image.
@@ -272,7 +272,7 @@ def select_detections(
     one_label_per_query: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """
-    The best `n` of each image: scores `[B, n]`, class indices `[B, n]`, boxes `[B, n, 4]`.
+    Return the best `n` of each image: scores `[B, n]`, class indices `[B, n]`, boxes `[B, n, 4]`.
 
     They are of Q queries x K classes, or of Q queries with the best class of each; `n` is `top_k` or, if that is less,
     their number. Boxes are xyxy, clipped to the image; in pixels with `target_sizes` (height, width), else in 0..1;
@@ -292,7 +292,7 @@ def select_detections(
 
 
 def _stack_sizes(target_sizes: Tensor | list, boxes: Tensor) -> Tensor:
-    """Sizes of any form as `[B, 2]`, beside the `boxes` of `B` images."""
+    """Stack sizes of any form to `[B, 2]`, beside the `boxes` of `B` images."""
     if isinstance(target_sizes, Tensor):
         sizes = target_sizes
     else:
@@ -311,8 +311,8 @@ def suppress_overlaps(
     scores: Tensor, labels: Tensor, boxes: Tensor, nms_threshold: float | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """
-    One image's detections, best first, without those that overlap a better one by an IoU above the threshold; classes
-    do not matter. None drops nothing.
+    Drop the detections of an image, best first, that overlap a better one of any class by an IoU above the threshold.
+    None drops nothing.
     """
     if nms_threshold is None:
         return scores, labels, boxes
@@ -326,7 +326,7 @@ def encode_annotation(
     annotation: dict, original: tuple[int, ...], resized: tuple[int, ...], relative: bool = True
 ) -> dict[str, Tensor]:
     """
-    One image's COCO annotation as the model wants it.
+    Turn one image's COCO annotation into what the model wants.
 
     Args:
         original, resized: height and width of the image before and after resizing.

@@ -17,7 +17,7 @@ def detection_losses(
     logits: Tensor, boxes: Tensor, targets: Targets, matched: Assignment, config: DinoDetrConfig, num_boxes: Tensor
 ) -> dict[str, Tensor]:
     """
-    Loss terms of `L` layers for a given assignment, unweighted (Deformable DETR; focal loss of arXiv 1708.02002).
+    Return the loss terms of `L` layers for an assignment, unweighted (Deformable DETR; focal loss: arXiv 1708.02002).
 
     Args:
         logits: float32 `[L, B, Q, K]`.
@@ -46,7 +46,7 @@ def detection_losses(
 
 
 def denoising_assignment(queries: DenoisingQueries, targets: Targets, num_layers: int) -> Assignment:
-    """Positive slots belong to the boxes they were made from; the same in every layer. Nothing waits for the device."""
+    """Assign positive slots to the boxes they were made from, in every layer. Nothing waits for the device."""
     fitting = torch.tensor([min(count, queries.half_group) for count in targets.counts])
     image = torch.arange(len(fitting)).repeat_interleave(fitting)
     box = torch.arange(len(image)) - (fitting.cumsum(0) - fitting).repeat_interleave(fitting)
@@ -84,7 +84,7 @@ def dino_loss(
     normalisers: Tensor,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """
-    The training loss (DINO, section 4.1).
+    Return the training loss and its terms (DINO, section 4.1).
 
     Args:
         logits: float32 `[L+1, B, Q, K]`: the decoder layers in order, then the encoder's head.
@@ -117,10 +117,10 @@ def dino_loss(
 
 
 def term_suffixes(num_layers: int) -> list[str]:
-    """What distinguishes the names of the terms of each layer, the encoder's head, as the last of them, included."""
+    """Return the ends of the names of each layer's terms; the encoder's head is the last of the layers."""
     return [f"_{layer}" for layer in range(num_layers - 2)] + ["", "_enc"]
 
 
 def denoising_suffixes(num_layers: int) -> list[str]:
-    """What distinguishes the names of the denoising terms of each decoder layer."""
+    """Return the ends of the names of each decoder layer's denoising terms."""
     return [f"_dn_{layer}" for layer in range(num_layers - 1)] + ["_dn"]

@@ -32,7 +32,7 @@ class NonFinitePredictions(ValueError):
 @dataclass
 class Assignment:
     """
-    Which query of which image predicts which target, in each of `L` layers. `M` = sum of min(boxes, queries).
+    The query of an image that predicts a target, in each of `L` layers. `M` = sum of min(boxes, queries).
 
     Args:
         image: int64 `[M]`.
@@ -47,7 +47,7 @@ class Assignment:
 
 def matching_cost(logits: Tensor, boxes: Tensor, targets: Targets, config: DinoDetrConfig) -> Tensor:
     """
-    Focal class cost + L1 + generalized IoU (Deformable DETR, appendix A.4; weights of the config).
+    Return the focal class cost + L1 + generalized IoU (Deformable DETR, appendix A.4; weights of the configuration).
 
     Args:
         logits: float32 `[L, B, Q, K]`.
@@ -78,7 +78,7 @@ def matching_cost(logits: Tensor, boxes: Tensor, targets: Targets, config: DinoD
 @torch.no_grad()
 def assign(logits: Tensor, boxes: Tensor, targets: Targets, config: DinoDetrConfig) -> Assignment:
     """
-    The cheapest one-to-one assignment of every layer and image.
+    Find the cheapest one-to-one assignment of every layer and image.
 
     The costs of all of them reach the CPU in one transfer, with what is needed to check the labels' values.
 
@@ -88,7 +88,7 @@ def assign(logits: Tensor, boxes: Tensor, targets: Targets, config: DinoDetrConf
 
     Raises:
         ValueError: for class labels outside 0..K-1 or boxes outside 0..1.
-        NonFinitePredictions: a ValueError too.
+        NonFinitePredictions: a ValueError too, if logits or boxes are not finite.
     """
     if linear_sum_assignment is None:
         raise ImportError("matching predictions to labels needs scipy: pip install scipy")

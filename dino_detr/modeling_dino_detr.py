@@ -193,14 +193,14 @@ class DinoDetrModel(DinoDetrPreTrainedModel):
         )
 
     def _refine(self, layer: int, hidden_states: Tensor) -> Tensor:
-        """What a layer's outputs `[..., D]`, or with -1 the encoder's, change of the boxes: logits `[..., 4]`."""
+        """Return what a layer's outputs `[..., D]`, with -1 the encoder's, change of the boxes: logits `[..., 4]`."""
         return self.bbox_embed[layer](hidden_states)
 
     def _initial_queries(
         self, boxes: Tensor, denoising_queries: DenoisingQueries | None
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """
-        Mixed query selection: the boxes `[B, Q, 4]` come from the image, the contents are learned.
+        Make the decoder's queries (mixed query selection: boxes `[B, Q, 4]` come from the image, contents are learned).
 
         Returns:
             (contents `[B, N, D]`, boxes `[B, N, 4]`, bool `[N, N]`: who may attend to whom; None: all to all)
@@ -218,7 +218,7 @@ class DinoDetrModel(DinoDetrPreTrainedModel):
         return contents, boxes, denoising_queries.attention_mask(num_queries)
 
     def _embed_denoising(self, queries: DenoisingQueries) -> tuple[Tensor, Tensor]:
-        """Contents `[B, P, D]` and initial boxes `[B, P, 4]`; an empty slot is zero and the middle of the image."""
+        """Return contents `[B, P, D]` and boxes `[B, P, 4]`; an empty slot is zero and the middle of the image."""
         labels = queries.labels.clamp(0, self.config.num_labels - 1)  # pyright: ignore[reportOptionalOperand]
         empty = (queries.labels < 0)[..., None]
         contents = self.denoising_class_embed(labels).masked_fill(empty, 0.0)
@@ -228,7 +228,7 @@ class DinoDetrModel(DinoDetrPreTrainedModel):
 
 @initialize.register
 def _detector(module: DinoDetrModel) -> None:
-    """All layers start from the same heads: unlikely classes, boxes left where they are."""
+    """Start all layers from the same heads, for which classes are unlikely and boxes stay where they are."""
     init.normal_(module.level_embed)
     init.xavier_uniform_(module.query_embed.weight)
     *_, weight, bias = module.bbox_embed[0].parameters()
@@ -259,7 +259,7 @@ class DinoDetrForObjectDetection(DinoDetrPreTrainedModel):
         **config_arguments: Any,
     ) -> "DinoDetrForObjectDetection":
         """
-        A new detector on a pretrained backbone.
+        Build a new detector on a pretrained backbone.
 
         Args:
             source: Hub id or folder of a DINOv2 (with registers or not) or DINOv3 ViT, or `timm:<name>` of a plain ViT.
@@ -369,7 +369,7 @@ class DinoDetrForObjectDetection(DinoDetrPreTrainedModel):
         return loss + nothing, loss_dict | {term + suffix: nothing for term in TERMS for suffix in suffixes}
 
     def _predict(self, layer: int, hidden_states: Tensor, reference_boxes: Tensor) -> tuple[Tensor, Tensor]:
-        """A decoder layer's logits `[B, N, K]` and cxcywh boxes `[B, N, 4]`, float32, of its outputs in the decoder."""
+        """Return a decoder layer's logits `[B, N, K]` and cxcywh boxes `[B, N, 4]`, float32, from its outputs."""
         logits = linear(self.model.class_embed[layer], hidden_states).float()
         deltas = self.model.bbox_embed[layer](hidden_states).float()
         return logits, (deltas + inverse_sigmoid(reference_boxes)).sigmoid()

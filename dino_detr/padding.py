@@ -1,4 +1,4 @@
-"""Which pixels of a batch are image and which are padding at the right and bottom."""
+"""Padding at the right and bottom of the images of a batch."""
 
 import torch
 from torch import Tensor
@@ -8,7 +8,7 @@ logger = logging.get_logger(__name__)
 
 
 def mask_padding(sizes: Tensor, height: int, width: int) -> Tensor:
-    """Heights and widths `[B, 2]` of padded images -> int64 `[B, height, width]`, 1 = image."""
+    """Turn heights and widths `[B, 2]` of padded images into a mask, int64 `[B, height, width]`, 1 = image."""
     rows = torch.arange(height, device=sizes.device) < sizes[:, :1]
     columns = torch.arange(width, device=sizes.device) < sizes[:, 1:]
     return (rows[:, :, None] & columns[:, None]).long()
@@ -16,7 +16,7 @@ def mask_padding(sizes: Tensor, height: int, width: int) -> Tensor:
 
 def padded_sizes(labels: list[dict], height: int, width: int) -> Tensor | None:
     """
-    The images' own sizes, as their labels tell them.
+    Read the images' own sizes from their labels.
 
     Args:
         labels: as the processor makes them; `size` (height, width) is read where there is one.
@@ -41,7 +41,7 @@ def padded_sizes(labels: list[dict], height: int, width: int) -> Tensor | None:
 
 
 def mask_from_labels(labels: list[dict], pixel_values: Tensor) -> Tensor | None:
-    """Return the mask that was not given where `labels`, whose boxes are relative to the unpadded image, tell it."""
+    """Make the mask that was not given from the `size` in `labels`; None where they tell of no padding."""
     height, width = pixel_values.shape[-2:]
     sizes = padded_sizes(labels, height, width)
     if sizes is None:

@@ -41,7 +41,7 @@ class DinoDetrPreTrainedModel(PreTrainedModel):
         return loaded
 
     def __getstate__(self) -> dict:
-        """The attributes, for `pickle`, without hooks of `capture_outputs`: it installs them again when it needs to."""
+        """Return the attributes for `pickle`, without the hooks of `capture_outputs`, which it installs again."""
         for module in self.modules():
             for key, hook in list(module._forward_hooks.items()):
                 if getattr(hook, "__module__", None) == capture_outputs.__module__:
@@ -74,7 +74,7 @@ class DinoDetrPreTrainedModel(PreTrainedModel):
                 module.set_gradient_checkpointing(enable)
 
     def _initialize_weights(self, module: nn.Module, is_custom_code: bool = False) -> None:
-        """Initialise modules without parameters of their own too, which transformers skips outside its tree."""
+        """Initialise also modules without parameters of their own, which transformers skips outside its tree."""
         super()._initialize_weights(module, is_custom_code=False)
 
     @torch.no_grad()

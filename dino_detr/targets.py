@@ -53,12 +53,12 @@ class Targets:
         )
 
     def offsets(self) -> Tensor:
-        """int64 `[B]`: where each image's boxes start."""
+        """Return where each image's boxes start, int64 `[B]`."""
         starts = torch.tensor([0, *self.counts[:-1]]).cumsum(0)
         return starts.to(self.labels.device, non_blocking=True)
 
     def padded(self, max_boxes: int) -> tuple[Tensor, Tensor]:
-        """Labels `[B, max_boxes]` and boxes `[B, max_boxes, 4]`; -1 and zeros where an image has fewer."""
+        """Return labels `[B, max_boxes]` and boxes `[B, max_boxes, 4]`, -1 and zeros where an image has fewer."""
         slot = torch.arange(len(self.labels), device=self.labels.device) - self.offsets()[self.image]
         labels = self.labels.new_full((len(self.counts), max_boxes), -1)
         boxes = self.boxes.new_zeros((len(self.counts), max_boxes, 4))
