@@ -1,31 +1,30 @@
-"""Detection in images, wherever they are: `Detector`, and the pictures and files of `dino-detr predict`."""
+"""Detection in images: `Detector` for their boxes, `predict` for pictures and files of them."""
 
-import glob
-import os
+import json
 import re
 import sys
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass
-from http.client import HTTPException
 from pathlib import Path
-from urllib.error import URLError
-from urllib.parse import quote, unquote
-from urllib.request import Request, urlopen
 
 import torch
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms.v2.functional import pil_to_tensor
-from transformers import AutoImageProcessor, AutoModelForObjectDetection
+from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
+from transformers import AutoImageProcessor, AutoModelForObjectDetection, PreTrainedConfig
 from transformers.image_utils import ChannelDimension
 
-from .data.decoding import decode_rgb
-from .data.image_files import IMAGE_SUFFIXES
+from .data.decoding import describe_fault
+from .data.image_sources import ImageSource, find_images
+from .evaluation import draw_detections, to_coco_results
 from .evaluation.detections import TOP_K, detect_in_batch
+from .evaluation.operating_point import read_threshold
+from .evaluation.precision import autocast_as_trained
 from .image_processing_dino_detr import upright_rgb
+from .outputs import check_writable, write_json
 
-_URL_TIMEOUT = 30  # seconds
+DETECTIONS, RESULTS = "detections.json", "results.json"  # what `predict` writes beside the pictures
+
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 
 
@@ -46,8 +45,8 @@ class Detector:
         source = str(source)
         if not Path(source).is_dir() and not _is_hub_id(source):
             raise FileNotFoundError(f"no checkpoint folder {source}")
-        place = find_device(device)
-        self.model = AutoModelForObjectDetection.from_pretrained(source).eval().to(place)
+        found_device = find_device(device)  # before the weights are loaded
+        self.model = AutoModelForObjectDetection.from_pretrained(source).eval().to(found_device)
         self.processor = AutoImageProcessor.from_pretrained(source)
 
     @torch.no_grad()
@@ -118,115 +117,172 @@ def find_device(name: str | None) -> torch.device:
     return device
 
 
-@dataclass
-class ImageSource:
+def predict(
+    checkpoint: str | Path,
+    images: Iterable[str | Path],
+    output: str | Path,
+    threshold: float | None = None,
+    batch_size: int = 8,
+    device: str | None = None,
+    overwrite: bool = False,
+    one_label_per_query: bool = False,
+    nms_threshold: float | None = None,
+) -> list[dict]:
     """
-    An image to detect in, not yet read.
+    Detect in images, as the checkpoint's run evaluated. A line for each image is printed.
+
+    Writes a picture of each image with its boxes, `detections.json` and, as COCO results of every score,
+    `results.json`.
 
     Args:
-        name: the file, URL or `-` that it comes from.
-        content: its bytes, where they came from elsewhere than a file or URL.
-    """
+        checkpoint: folder or Hub id.
+        images: files, folders, patterns, URLs or `-`, see `find_images`.
+        output: the folder to write to.
+        threshold: only detections of a score above it, 0..1, are drawn and listed. None is the score that the run's
+            report found best, or 0.5.
+        batch_size, one_label_per_query, nms_threshold: as of `Detector`.
+        device: see `Detector`.
+        overwrite: replace what an earlier call wrote there.
 
-    name: str
-    content: bytes | None = None
-
-    @property
-    def stem(self) -> str:
-        """A file name without folder and suffix, for what is made of the image."""
-        if self.name == "-":
-            return "stdin"
-        path = unquote(re.split(r"[?#]", self.name)[0]) if is_url(self.name) else self.name
-        return Path(path).stem or "image"
-
-    def read(self) -> Tensor:
-        """
-        Return its upright pixels, uint8 `[3, h, w]`.
-
-        Raises:
-            OSError: if it cannot be read, or is no image.
-        """
-        content = self.content
-        if content is None and is_url(self.name):
-            content = _download(self.name)
-        return decode_rgb({"path": self.name, "bytes": content})
-
-
-def find_images(arguments: list[str], leave_out: Path | None = None) -> list[ImageSource]:
-    """
-    Return the images that arguments name, each once.
-
-    Args:
-        arguments: files, folders (with the folders in them), patterns such as `photos/*.jpg`, URLs, and `-`: of the
-            standard input, either one image or the names of images, one a line.
-        leave_out: a folder whose files are none of them.
+    Returns:
+        What `detections.json` holds: of each image `{"image", "picture", "width", "height", "detections": [{"label",
+        "category_id", "score", "box" [x1, y1, x2, y2] px}]}`; of one that cannot be read `{"image", "picture": None,
+        "error", "detections": []}`.
 
     Raises:
-        FileNotFoundError: naming an argument for which there is no image.
+        FileNotFoundError: if there is no such checkpoint or image.
+        FileExistsError: if `output` holds results already and `overwrite` is not given.
+        ValueError: if `output` is a folder of the images, or no image can be read.
     """
-    sources: dict[str, ImageSource] = {}
-    for argument in arguments:
-        for source in _expand(argument, leave_out):
-            place = source.name if is_url(source.name) or source.content else os.path.realpath(source.name)
-            sources.setdefault(place, source)
-    return list(sources.values())
+    output, images = Path(output), [str(image) for image in images]
+    if any(Path(name).is_dir() and Path(name).resolve() == output.resolve() for name in images):
+        raise ValueError(f"--output {output} is the folder of the images; choose another, {output / 'detected'}, say")
+    former = _claim(output, overwrite)
+    sources = find_images(images, leave_out=output)
+    taken = {path.name for path in output.iterdir()} if output.is_dir() else set()
+    pictures = name_pictures([source.stem for source in sources], taken - former)
+    threshold = read_threshold(checkpoint) if threshold is None else threshold
+    detector = Detector(checkpoint, device)
+    output.mkdir(parents=True, exist_ok=True)
+    as_trained, sentence = autocast_as_trained(checkpoint, detector.model.device)
+    if sentence is not None:
+        print(sentence, file=sys.stderr)
+    entries, results = [], []
+    with as_trained:
+        for start in range(0, len(sources), batch_size):
+            some = sources[start : start + batch_size]
+            contents = [_read(source) for source in some]
+            readable = [pixels for pixels in contents if isinstance(pixels, Tensor)]
+            found = iter(detector(readable, 0.0, batch_size, one_label_per_query, nms_threshold))
+            for source, pixels, picture in zip(some, contents, pictures[start:]):
+                if isinstance(pixels, str):
+                    print(f"{source.name}: cannot be read: {pixels}", file=sys.stderr)
+                    entries.append({"image": source.name, "picture": None, "error": pixels, "detections": []})
+                    continue
+                detections, config = next(found), detector.model.config
+                entries.append(_draw(source, pixels, detections, threshold, config, output / picture))
+                ids = config.category_ids or list(range(config.num_labels))
+                # `evaluate` takes the file's name for an image id
+                results += to_coco_results([{"image_id": Path(source.name).as_posix(), **detections}], ids)
+    for name in former - {entry["picture"] for entry in entries}:
+        (output / name).unlink(missing_ok=True)
+    for name, content in ((DETECTIONS, entries), (RESULTS, results)):
+        if overwrite:
+            (output / name).unlink(missing_ok=True)
+        write_json(output / name, content)
+    unread = sum("error" in entry for entry in entries)
+    if unread == len(entries):
+        raise ValueError(f"none of the {unread} images could be read; {output / DETECTIONS} says why")
+    if unread:
+        print(f"{unread} of {len(entries)} images could not be read; {output / DETECTIONS} says why", file=sys.stderr)
+    return entries
 
 
-def is_url(name: str) -> bool:
-    return name.lower().startswith(("http://", "https://"))
-
-
-def _expand(argument: str, leave_out: Path | None) -> list[ImageSource]:
-    if argument == "-":
-        return _from_stdin(leave_out)
-    if is_url(argument) or os.path.isfile(argument):
-        return [ImageSource(argument)]
-    if os.path.isdir(argument):
-        files = _images_in(argument, leave_out)
-        if not files:
-            raise FileNotFoundError(f"no images in {argument}")
-        return [ImageSource(file) for file in files]
-    matches = sorted(glob.glob(argument, recursive=True)) if glob.has_magic(argument) else []
-    if not matches:
-        raise FileNotFoundError(f"no image {argument}")
-    files = [file for match in matches for file in (_images_in(match, leave_out) if os.path.isdir(match) else [match])]
-    return [ImageSource(file) for file in files]
-
-
-def _from_stdin(leave_out: Path | None) -> list[ImageSource]:
-    content = sys.stdin.buffer.read()
+def _read(source: ImageSource) -> Tensor | str:
+    """Return an image's pixels, uint8 `[3, h, w]`, or why it cannot be read."""
     try:
-        names = [] if b"\0" in content else content.decode("utf-8").splitlines()
-    except UnicodeDecodeError:
-        names = []
-    names = [name.strip() for name in names if name.strip()]
-    if names:
-        return [source for name in names if name != "-" for source in _expand(name, leave_out)]
-    if not content.strip():
-        raise FileNotFoundError("no image -: there is nothing on the standard input")
-    return [ImageSource("-", content)]
+        return source.read()
+    except OSError as fault:
+        return describe_fault(fault)
 
 
-def _images_in(folder: str, leave_out: Path | None) -> list[str]:
-    """Image files of a folder and the folders in it, in the order of their paths; hidden ones are passed over."""
-    files = []
-    seen = set() if leave_out is None else {os.path.realpath(leave_out)}
-    for place, folders, names in os.walk(folder, followlinks=True):
-        real = os.path.realpath(place)
-        if real in seen:  # links may lead in circles
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        images = [name for name in names if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES]
-        files += [os.path.join(place, name) for name in images if not name.startswith(".")]
-    return sorted(files)
+def _draw(
+    source: ImageSource,
+    pixels: Tensor,
+    detections: dict[str, Tensor],
+    threshold: float,
+    config: PreTrainedConfig,
+    picture: Path,
+) -> dict:
+    """Save the picture of an image, print a line about it, and return its entry of `detections.json`."""
+    keep = detections["scores"] > threshold
+    kept = {name: values[keep] for name, values in detections.items()}
+    image = to_pil_image(pixels)
+    draw_detections(image, kept, config.id2label).save(picture, quality=92)
+    said = f"{len(kept['scores'])} detections"
+    if not keep.any() and len(keep):
+        best, label = detections["scores"][0].item(), config.id2label[int(detections["labels"][0])]
+        said = f"0 detections above {threshold:.2g}; the best is {label} {best:.2g}"
+    print(f"{source.name}: {said} -> {picture}")
+    entry = {"image": source.name, "picture": picture.name, "width": image.width, "height": image.height}
+    entry["detections"] = [
+        {
+            "label": config.id2label[label],
+            "category_id": config.category_ids[label] if config.category_ids else label,
+            "score": round(score, 8),  # coarser ones would give another AP
+            "box": [round(value, 4) for value in box],
+        }
+        for score, label, box in zip(*(kept[name].tolist() for name in ("scores", "labels", "boxes")))
+    ]
+    return entry
 
 
-def _download(url: str) -> bytes:
+def name_pictures(stems: list[str], taken: set[str]) -> list[str]:
+    """Return a name for the picture of each image: different from one another and, in any case, from those taken."""
+    count = Counter(stem.casefold() for stem in stems)
+    taken = {name.casefold() for name in taken}
+    plain = {f"{stem}.jpg" for stem, times in count.items() if times == 1}  # for those who ask for them alone
+    numbers, names = Counter(), []
+    for stem in stems:
+        key, name = stem.casefold(), f"{stem}.jpg"
+        while name.casefold() in taken or (count[key] > 1 and (not numbers[key] or name.casefold() in plain)):
+            numbers[key] += 1
+            name = f"{stem}_{numbers[key]}.jpg"
+        taken.add(name.casefold())
+        names.append(name)
+    return names
+
+
+def _claim(output: Path, overwrite: bool) -> set[str]:
+    """
+    Check the output folder. Returns the pictures that an earlier predict wrote there, which may be replaced.
+
+    Raises:
+        FileExistsError: if it holds results already and `overwrite` is not given.
+    """
+    check_writable(output, "output")
+    if output.exists() and not output.is_dir():
+        raise FileExistsError(f"{output} is a file; choose another --output")
+    there = [name for name in (DETECTIONS, RESULTS) if (output / name).exists()]
+    if not there:
+        return set()
+    if not overwrite:
+        raise FileExistsError(f"{output} holds detections already: choose another --output, or give --overwrite")
     try:
-        written = quote(url, safe="%/:=&?~#+!$,;'@()*[]")  # spaces and letters with accents, as browsers do
-        with urlopen(Request(written, headers={"User-Agent": "dino-detr"}), timeout=_URL_TIMEOUT) as response:
-            return response.read()
-    except (URLError, HTTPException, ValueError, TimeoutError) as error:
-        raise OSError(f"cannot be fetched ({getattr(error, 'reason', error)})") from error
+        former = _pictures_of(json.loads((output / DETECTIONS).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+        raise ValueError(f"--overwrite: {output / DETECTIONS} is not predict's; choose another --output") from error
+    return former
+
+
+def _pictures_of(entries: list[dict]) -> set[str]:
+    """
+    Return the pictures that a `detections.json` names.
+
+    Raises:
+        ValueError, TypeError, KeyError: if it is not one that predict wrote.
+    """
+    if not isinstance(entries, list) or any(type(entry["detections"]) is not list for entry in entries):
+        raise ValueError("no list of detections")
+    pictures = {entry["picture"] for entry in entries} - {None}
+    return {name for name in pictures if Path(name).name == name}

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from .outputs import check_writable
+from ..outputs import check_writable
 
 
 def add_parser(verbs) -> None:

@@ -3,8 +3,8 @@
 import argparse
 import sys
 
+from ..outputs import claim_files
 from .common import checked_rows
-from .outputs import claim_files
 
 
 def add_parser(verbs) -> None:

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from .outputs import claim_files, write_json
+from ..outputs import claim_files, write_json
 
 
 def add_parser(verbs) -> None:

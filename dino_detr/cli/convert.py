@@ -3,8 +3,8 @@
 import argparse
 from pathlib import Path
 
+from ..outputs import claim_folder
 from ..runs.names import CONFIG_JSON
-from .outputs import claim_folder
 
 
 def add_parser(verbs) -> None:

@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..outputs import claim_files, claim_folder, write_json
 from ..runs.names import REPORT_HTML, REPORT_JSON
 from .common import add_device, add_post_processing, check_batch_size, checked_rows, post_processing
-from .outputs import claim_files, claim_folder, write_json
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -76,10 +76,9 @@ def evaluate_results(options: argparse.Namespace) -> tuple[Evaluation, str | Non
     """
     from ..data.findings import Findings
     from ..data.sources.annotation_json import read_json
-    from ..evaluation.coco_results import clean_results, score_cleaned
+    from ..evaluation.coco_results import clean_results, images_of_results, score_cleaned
     from ..evaluation.evaluate import Evaluation
     from ..evaluation.image_ids import find_image_ids
-    from ..evaluation.report import images_of_results
 
     if options.predictions:
         raise ValueError("--predictions goes with a checkpoint; a results file holds the predictions already")
@@ -112,8 +111,8 @@ def evaluate_checkpoint(options: argparse.Namespace) -> Evaluation:
     from ..data import category_ids, class_names
     from ..evaluation import to_coco_results
     from ..evaluation.evaluate import evaluate
+    from ..evaluation.precision import autocast_as_trained
     from ..inference import Detector
-    from ..training.precision import autocast_as_trained
 
     rows = checked_rows(options.dataset, options.split)
     detector = Detector(options.source, options.device)

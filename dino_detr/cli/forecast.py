@@ -2,7 +2,7 @@
 
 import argparse
 
-from .outputs import claim_files, write_json
+from ..outputs import claim_files, write_json
 
 
 def add_parser(verbs) -> None:

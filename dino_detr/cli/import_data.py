@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from .outputs import claim_folder
+from ..outputs import claim_folder
 
 FORMS = ("yolo", "voc")
 

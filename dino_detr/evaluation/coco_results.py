@@ -1,7 +1,7 @@
 """COCO result files: detections written as one, one scored against its annotations, and figures as a table."""
 
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 
 import numpy as np
 import torch
@@ -100,6 +100,42 @@ def clean_results(results: list[dict], annotations: dict, findings: Findings | N
     rows = [_read_row(row, number, finders) for number, row in enumerate(results)]
     _refuse_other_units(rows, cleaned["annotations"])
     return rows, cleaned
+
+
+def images_of_results(results: list[dict], annotations: dict) -> tuple[list[dict], list[dict]]:
+    """
+    The rows of a result file and its annotations, both as `clean_results` returns them, image by image.
+
+    Returns:
+        Detections and truth as of `Evaluation`; labels are the ranks of the category ids. Image ids that
+        are text have the numbers that they have in rows.
+    """
+    images, categories = (number_ids(e["id"] for e in annotations[name]) for name in ("images", "categories"))
+    labels = {id_: label for label, id_ in enumerate(sorted(categories, key=categories.get))}
+    found, wanted = defaultdict(list), {number: [] for number in images.values()}
+    for row in results:
+        found[images[row["image_id"]]].append(row)
+    for entry in annotations["annotations"]:
+        wanted[images[entry["image_id"]]].append(entry)
+
+    def columns(image_id, entries: list[dict]) -> dict:
+        boxes = np.array([entry["bbox"] for entry in entries], dtype="f8").reshape(-1, 4)
+        boxes[:, 2:] += boxes[:, :2]
+        return {"image_id": image_id, "boxes": boxes, "labels": [labels[entry["category_id"]] for entry in entries]}
+
+    detections = [
+        {**columns(image_id, entries), "scores": [entry["score"] for entry in entries]}
+        for image_id, entries in found.items()
+    ]
+    references = [
+        {
+            **columns(image_id, entries),
+            "area": [entry["area"] for entry in entries],
+            "iscrowd": [entry["iscrowd"] for entry in entries],
+        }
+        for image_id, entries in wanted.items()
+    ]
+    return detections, references
 
 
 def to_coco_results(predictions: list[dict], category_ids: list) -> list[dict]:

@@ -21,26 +21,26 @@ class ImageMatches:
 
     Args:
         scores, labels, boxes: of the detections, best first; `[n]`, `[n]`, `[n, 4]` xyxy px.
-        fates: of the detections: `right`, `wrong class`, `badly placed`, `false`, or `crowd`, which counts as neither
-            right nor wrong.
+        verdicts: of the detections: `right`, `wrong class`, `badly placed`, `false`, or `crowd`, which is neither right
+            nor wrong.
         partners: `[n]`, the object that a detection is matched with, -1 where there is none.
         true_labels, true_boxes: of the objects; `[m]`, `[m, 4]` xyxy px.
-        true_fates: of the objects: `right`, `wrong class`, `badly placed`, `missed` or `crowd`.
+        true_verdicts: of the objects: `right`, `wrong class`, `badly placed`, `missed` or `crowd`.
     """
 
     scores: np.ndarray
     labels: np.ndarray
     boxes: np.ndarray
-    fates: np.ndarray
+    verdicts: np.ndarray
     partners: np.ndarray
     true_labels: np.ndarray
     true_boxes: np.ndarray
-    true_fates: np.ndarray
+    true_verdicts: np.ndarray
 
     def count_errors(self) -> list[int]:
         """How many of each of `ERRORS`."""
-        missed = np.count_nonzero(self.true_fates == "missed")
-        return [missed, *(np.count_nonzero(self.fates == error) for error in ERRORS[1:])]
+        missed = np.count_nonzero(self.true_verdicts == "missed")
+        return [missed, *(np.count_nonzero(self.verdicts == error) for error in ERRORS[1:])]
 
 
 @dataclass
@@ -102,16 +102,16 @@ def match_image(detection: dict | None, reference: dict, threshold: float = -np.
         scores=found["score"],
         labels=found["label"].astype("i8"),
         boxes=_to_xyxy(found["box"]),
-        fates=np.full(len(found), "false", dtype="U12"),
+        verdicts=np.full(len(found), "false", dtype="U12"),
         partners=np.full(len(found), -1),
         true_labels=true_labels,
         true_boxes=_to_xyxy(true_boxes),
-        true_fates=np.where(crowd, "crowd", "missed").astype("U12"),
+        true_verdicts=np.where(crowd, "crowd", "missed").astype("U12"),
     )
     same_class, overlapping = matches.labels[:, None] == true_labels, ious >= MATCHING_IOU
     _pair("right", overlapping & same_class, ious, matches)
     in_a_crowd = (overlapping & same_class & crowd).any(1)  # which has room for any number
-    matches.fates[in_a_crowd & (matches.fates == "false")] = "crowd"
+    matches.verdicts[in_a_crowd & (matches.verdicts == "false")] = "crowd"
     _pair("wrong class", overlapping & ~same_class, ious, matches)
     on_an_object = (overlapping & same_class).any(1)
     _pair("badly placed", (ious >= NEAR_IOU) & same_class & ~on_an_object[:, None], ious, matches)
@@ -130,10 +130,10 @@ def find_errors(detections: list[dict], references: list[dict], num_classes: int
     scores, right, num_objects = [np.empty(0)], [np.empty(0, dtype=bool)], 0
     for reference in references:
         matches = match_image(found.get(reference["image_id"]), reference)
-        counted = matches.fates != "crowd"
+        counted = matches.verdicts != "crowd"
         scores.append(matches.scores[counted])
-        right.append(matches.fates[counted] == "right")
-        num_objects += np.count_nonzero(matches.true_fates != "crowd")
+        right.append(matches.verdicts[counted] == "right")
+        num_objects += np.count_nonzero(matches.true_verdicts != "crowd")
     scores, right = np.concatenate(scores), np.concatenate(right)
     threshold = _best_threshold(scores, right, num_objects)
 
@@ -142,9 +142,9 @@ def find_errors(detections: list[dict], references: list[dict], num_classes: int
     for image, reference in enumerate(references):
         matches = match_image(found.get(reference["image_id"]), reference, np.inf if threshold is None else threshold)
         counts[image] = matches.count_errors()
-        paired = np.isin(matches.fates, ("right", "wrong class"))
-        alone = np.isin(matches.fates, ("false", "badly placed"))
-        not_found = np.isin(matches.true_fates, ("missed", "badly placed"))
+        paired = np.isin(matches.verdicts, ("right", "wrong class"))
+        alone = np.isin(matches.verdicts, ("false", "badly placed"))
+        not_found = np.isin(matches.true_verdicts, ("missed", "badly placed"))
         np.add.at(confusion, (matches.true_labels[matches.partners[paired]], matches.labels[paired]), 1)
         np.add.at(confusion, (num_classes, matches.labels[alone]), 1)
         np.add.at(confusion, (matches.true_labels[not_found], num_classes), 1)
@@ -159,13 +159,13 @@ def find_errors(detections: list[dict], references: list[dict], num_classes: int
     )
 
 
-def _pair(fate: str, candidates: np.ndarray, ious: np.ndarray, matches: ImageMatches) -> None:
+def _pair(verdict: str, candidates: np.ndarray, ious: np.ndarray, matches: ImageMatches) -> None:
     """Pair the candidates `[n, m]` that are left, detections in the order of scores."""
-    for index in np.flatnonzero(candidates.any(1) & (matches.fates == "false")):
-        free = np.flatnonzero(candidates[index] & (matches.true_fates == "missed"))
+    for index in np.flatnonzero(candidates.any(1) & (matches.verdicts == "false")):
+        free = np.flatnonzero(candidates[index] & (matches.true_verdicts == "missed"))
         if len(free):
             best = free[::-1][ious[index, free[::-1]].argmax()]  # of equals the last, as pycocotools
-            matches.fates[index] = matches.true_fates[best] = fate
+            matches.verdicts[index] = matches.true_verdicts[best] = verdict
             matches.partners[index] = best
 
 

@@ -4,11 +4,11 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
-import yaml
 from datasets import Dataset
 from torch import nn
 from transformers.utils import logging
 
+from ..runs.history import read_mapping
 from ..runs.names import RECIPE_YAML
 from .checks import check_run_length
 from .guards.out_of_memory import what_takes_less
@@ -106,10 +106,10 @@ def _settle_memory(options: DinoDetrTrainingArguments, model: nn.Module, size: t
 
 def _accumulate_as_before(options: DinoDetrTrainingArguments) -> None:
     """Divide a resumed run's batches as they were, on whichever machine it goes on: sums keep their order."""
-    recipe = Path(options.resume_from_checkpoint or "").parent / RECIPE_YAML
-    if options.resume_from_checkpoint is None or not recipe.is_file():
+    if options.resume_from_checkpoint is None:
         return
-    parts = (yaml.safe_load(recipe.read_text(encoding="utf-8")) or {}).get("gradient_accumulation_steps", 1)
+    recipe = read_mapping(Path(options.resume_from_checkpoint).parent / RECIPE_YAML)
+    parts = recipe.get("gradient_accumulation_steps", 1)
     if parts != 1 and options.total_batch_size % (parts * options.world_size) == 0:
         options.accumulate(parts)
 

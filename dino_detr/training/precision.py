@@ -1,20 +1,14 @@
-"""Precision and device of a run: chosen by what the machine has, and the same in later evaluations."""
+"""Precision and device of a run, chosen by what the machine has."""
 
 import os
-from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-import yaml
-from transformers.utils import cached_file
 
-from ..runs.names import RECIPE_YAML
+from ..evaluation.precision import gpu_has_bf16
 
 if TYPE_CHECKING:
     from .options import DinoDetrTrainingArguments
-
-_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def settle_precision(options: "DinoDetrTrainingArguments") -> None:
@@ -32,8 +26,8 @@ def settle_precision(options: "DinoDetrTrainingArguments") -> None:
         raise ValueError(f"bf16={options.bf16} must be true, false or auto")
     launched_in_bf16 = os.environ.get("ACCELERATE_MIXED_PRECISION") == "bf16"
     if options.bf16 == "auto":
-        options.bf16 = not options.fp16 and (launched_in_bf16 or (not options.use_cpu and _gpu_has_bf16()))
-    elif options.bf16 and not options.use_cpu and torch.cuda.is_available() and not _gpu_has_bf16():
+        options.bf16 = not options.fp16 and (launched_in_bf16 or (not options.use_cpu and gpu_has_bf16()))
+    elif options.bf16 and not options.use_cpu and torch.cuda.is_available() and not gpu_has_bf16():
         raise ValueError(
             f"bf16: {torch.cuda.get_device_name()} does not compute in it: take --bf16 auto, which is float32 there, "
             "or --bf16 false --fp16"
@@ -74,58 +68,3 @@ def describe_device(options: "DinoDetrTrainingArguments") -> str:
     else:
         where = device.type
     return f"{precision_name(options)} on {where}"
-
-
-def evaluation_precision(checkpoint: str | Path) -> tuple[str, Path | None]:
-    """
-    Return the precision in which a run evaluated, and the recipe that says so.
-
-    The recipe is the one in the checkpoint's folder or repository, or that of the run of which the checkpoint is a
-    part. Without one it is `float32` and None.
-    """
-    recipe = _find_recipe(checkpoint)
-    if recipe is None:
-        return "float32", None
-    try:
-        said = yaml.safe_load(recipe.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{recipe} cannot be read: {' '.join(str(error).split())}") from error
-    said = said if isinstance(said, dict) else {}
-    return next((name for name in _DTYPES if said.get(name) is True), "float32"), recipe
-
-
-def _find_recipe(checkpoint: str | Path) -> Path | None:
-    """Look into the folder itself and, of `checkpoint-<step>` and `checkpoint-<step>/ema`, that of the run."""
-    if not Path(checkpoint).is_dir():
-        try:
-            return Path(cached_file(str(checkpoint), RECIPE_YAML))
-        except OSError:  # the repository has none, or cannot be reached
-            return None
-    folder = Path(checkpoint).resolve()
-    inner = [parent for parent in (folder, folder.parent) if parent.name.startswith("checkpoint-")]
-    places = [Path(checkpoint), *(parent.parent for parent in inner)]
-    return next((place / RECIPE_YAML for place in places if (place / RECIPE_YAML).is_file()), None)
-
-
-def autocast_as_trained(checkpoint: str | Path, device: torch.device) -> tuple[AbstractContextManager, str | None]:
-    """
-    Return the context to compute in as the run of this checkpoint did, and a sentence of what differs from float32.
-
-    Args:
-        checkpoint: folder or Hub id.
-        device: of the model.
-    """
-    precision, recipe = evaluation_precision(checkpoint)
-    if precision == "float32":
-        return nullcontext(), None
-    lacking = {"fp16": device.type == "cpu", "bf16": device.type == "cuda" and not _gpu_has_bf16()}
-    if lacking[precision]:
-        return nullcontext(), f"Computing in float32: {recipe} says {precision}, which this device does not have."
-    sentence = f"Computing in {precision}, as {recipe} says that the run did."
-    return torch.autocast(device.type, dtype=_DTYPES[precision]), sentence
-
-
-def _gpu_has_bf16() -> bool:
-    if torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.accelerator.is_available() and torch.accelerator.current_accelerator().type == "xpu"

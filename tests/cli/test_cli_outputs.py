@@ -13,7 +13,7 @@ from PIL import Image
 
 from dino_detr import DinoDetrImageProcessor
 from dino_detr.cli import main
-from dino_detr.cli.predict import name_pictures
+from dino_detr.inference import name_pictures
 
 
 @pytest.fixture(scope="module")

@@ -21,9 +21,9 @@ from dino_detr.cli import main
 from dino_detr.data import image_files, load_detection_dataset
 from dino_detr.data.augmentation import build_augmentation
 from dino_detr.data.check import check_split, summarise
+from dino_detr.data.image_sources import find_images
 from dino_detr.data.samples import TrainingSamples, collate, drop_images_without_boxes
 from dino_detr.evaluation.detections import detect, references
-from dino_detr.inference import find_images
 from dino_detr.training import run as training_run
 from dino_detr.training.guards.unreadable import TooManyUnreadable, UnreadableImages
 

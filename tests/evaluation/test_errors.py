@@ -6,9 +6,8 @@ from helpers.coco_by_hand import make_data
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from dino_detr.evaluation.coco_results import clean_results
+from dino_detr.evaluation.coco_results import clean_results, images_of_results
 from dino_detr.evaluation.errors import ERRORS, find_errors, match_image
-from dino_detr.evaluation.report import images_of_results
 
 
 def pycocotools_matches(annotations, results):
@@ -56,11 +55,11 @@ def test_right_detections_are_those_of_pycocotools(options):
     num_right = num_counted = 0
     for reference in references:
         found = match_image(by_image.get(reference["image_id"]), reference)
-        rows = zip(found.labels, found.scores, found.boxes, found.fates, found.partners)
+        rows = zip(found.labels, found.scores, found.boxes, found.verdicts, found.partners)
         matches = [
-            (label, score, xywh(box), xywh(found.true_boxes[partner]) if fate == "right" else ())
-            for label, score, box, fate, partner in rows
-            if fate != "crowd"
+            (label, score, xywh(box), xywh(found.true_boxes[partner]) if verdict == "right" else ())
+            for label, score, box, verdict, partner in rows
+            if verdict != "crowd"
         ]
         assert sorted(matches) == sorted(expected[reference["image_id"]])
         num_right += sum(match[3] != () for match in matches)
@@ -108,23 +107,23 @@ EVERY_FATE = image(
 )
 
 
-def test_every_fate():
+def test_every_verdict():
     found = match_image(*EVERY_FATE)
-    fates = ["right", "false", "wrong class", "badly placed", "false", "crowd", "crowd", "false"]
-    assert found.fates.tolist() == fates
+    verdicts = ["right", "false", "wrong class", "badly placed", "false", "crowd", "crowd", "false"]
+    assert found.verdicts.tolist() == verdicts
     assert found.partners.tolist() == [0, -1, 1, 2, -1, -1, -1, -1]
-    assert found.true_fates.tolist() == ["right", "wrong class", "badly placed", "missed", "missed", "crowd"]
+    assert found.true_verdicts.tolist() == ["right", "wrong class", "badly placed", "missed", "missed", "crowd"]
     assert dict(zip(ERRORS, found.count_errors())) == {"missed": 2, "wrong class": 1, "badly placed": 1, "false": 3}
-    assert match_image(*EVERY_FATE, threshold=0.8).fates.tolist() == fates[:4]
+    assert match_image(*EVERY_FATE, threshold=0.8).verdicts.tolist() == verdicts[:4]
     nothing = match_image(None, EVERY_FATE[1])
-    assert nothing.true_fates.tolist() == ["missed"] * 5 + ["crowd"] and not len(nothing.fates)
+    assert nothing.true_verdicts.tolist() == ["missed"] * 5 + ["crowd"] and not len(nothing.verdicts)
 
 
 def test_a_better_detection_has_the_first_choice_and_the_right_class_goes_first():
     objects = [(CAT, at(0)), (CAT, at(4)), (DOG, at(3))]
     detections = [(0.9, DOG, at(1)), (0.8, CAT, at(3)), (0.7, CAT, at(3))]
     found = match_image(*image(1, objects, detections))
-    assert found.fates.tolist() == ["right", "right", "right"]
+    assert found.verdicts.tolist() == ["right", "right", "right"]
     assert found.partners.tolist() == [2, 1, 0]
 
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from dino_detr import cli
+from dino_detr.evaluation.precision import autocast_as_trained, evaluation_precision
 from dino_detr.training import parse_options, prepare, train
-from dino_detr.training.precision import autocast_as_trained, evaluation_precision
 
 
 def test_the_runs_recipe_says_it(tmp_path):

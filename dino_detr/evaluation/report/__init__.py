@@ -1,21 +1,19 @@
 """A folder that shows how good a detector is: one page, its figures and pictures, and the numbers behind them."""
 
 import json
-from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
 from datasets import Dataset, Image
 
-from ..data.decoding import decode_image, describe_fault
-from ..data.image_files import image_name, image_names
-from ..data.numbers import number_ids
-from ..runs.names import REPORT_HTML, REPORT_JSON
-from .coco_score import FIGURES, find_scorer, pack_detections, pack_objects, score
-from .errors import ERRORS, Errors, ImageMatches, find_errors, match_image, to_xywh
-from .evaluate import Evaluation
-from .report_figures import draw_calibration, draw_classes, draw_confusion, draw_precision_recall
-from .report_page import build_page
+from ...data.decoding import decode_image, describe_fault
+from ...data.image_files import image_name, image_names
+from ...runs.names import FIGURES, REPORT_HTML, REPORT_JSON
+from ..coco_score import find_scorer, pack_detections, pack_objects, score
+from ..errors import ERRORS, Errors, ImageMatches, find_errors, match_image, to_xywh
+from ..evaluate import Evaluation
+from .figures import draw_calibration, draw_classes, draw_confusion, draw_precision_recall
+from .page import build_page
 
 _MOST_PICTURES = 12
 _MOST_PAIRS = 10  # of confused classes
@@ -42,43 +40,19 @@ def write_report(
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    figures, detections, rows = evaluation.figures, evaluation.detections, evaluation.rows
+    detections, rows = evaluation.detections, evaluation.rows
     references = sorted(evaluation.truth, key=lambda entry: entry["image_id"])
-    names = [str(name) for name in figures["per_class"]]
+    names = [str(name) for name in evaluation.figures["per_class"]]
     errors = find_errors(detections, references, len(names))
-    num_objects = errors.confusion[:-1].sum(axis=1).tolist()
     precision = _precision(detections, references, len(names))
-
     worst, matches, unread = [], [], []
     if rows is not None:
         worst, matches, unread = _save_pictures(folder / "pictures", errors, detections, references, rows)
         scored = {entry["image_id"] for entry in references}
         files = zip(rows["image_id"], image_names(rows))
         unread += [f"{file}: left out of the figures" for image_id, file in files if image_id not in scored]
-    report = {
-        "evaluated": {
-            **evaluated,
-            "images": len(references),
-            "objects": sum(num_objects),
-            "detections": sum(len(entry["scores"]) for entry in detections),
-        },
-        "figures": {name: figures[name] for name in FIGURES},
-        "per_class": {
-            name: {**values, "objects": count}
-            for name, values, count in zip(names, figures["per_class"].values(), num_objects)
-        },
-        "precision_recall": {
-            "recalls": [round(recall, 2) for recall in np.linspace(0, 1, 101).tolist()],
-            **{
-                f"IoU {iou}": {name: _curve(precision[iou][:, label]) for label, name in enumerate(names)}
-                for iou in precision
-            },
-        },
-        "operating_point": {"score": errors.threshold, "precision": errors.precision, "recall": errors.recall},
-        "errors": {"right": int(errors.confusion.trace()), **dict(zip(ERRORS, errors.counts.sum(axis=0).tolist()))},
-        "confusion": {"classes": [*names, "background"], "counts": errors.confusion.tolist()},
-        "most_confused": _most_confused(errors.confusion, names),
-        "calibration": errors.calibration,
+    counts = {"images": len(references), "detections": sum(len(entry["scores"]) for entry in detections)}
+    report = _describe(evaluated, counts, evaluation.figures, names, errors, precision) | {
         "worst_images": worst,
         "pictures_left_out": why_no_pictures if rows is None else None,
         "unreadable_images": unread,
@@ -95,40 +69,39 @@ def write_report(
     return report
 
 
-def images_of_results(results: list[dict], annotations: dict) -> tuple[list[dict], list[dict]]:
-    """
-    The rows of a result file and its annotations, both as `clean_results` returns them, image by image.
-
-    Returns:
-        Detections and references as `write_report` takes them; labels are the ranks of the category ids. Image ids that
-        are text have the numbers that they have in rows.
-    """
-    images, categories = (number_ids(e["id"] for e in annotations[name]) for name in ("images", "categories"))
-    labels = {id_: label for label, id_ in enumerate(sorted(categories, key=categories.get))}
-    found, wanted = defaultdict(list), {number: [] for number in images.values()}
-    for row in results:
-        found[images[row["image_id"]]].append(row)
-    for entry in annotations["annotations"]:
-        wanted[images[entry["image_id"]]].append(entry)
-
-    def columns(image_id, entries: list[dict]) -> dict:
-        boxes = np.array([entry["bbox"] for entry in entries], dtype="f8").reshape(-1, 4)
-        boxes[:, 2:] += boxes[:, :2]
-        return {"image_id": image_id, "boxes": boxes, "labels": [labels[entry["category_id"]] for entry in entries]}
-
-    detections = [
-        {**columns(image_id, entries), "scores": [entry["score"] for entry in entries]}
-        for image_id, entries in found.items()
-    ]
-    references = [
-        {
-            **columns(image_id, entries),
-            "area": [entry["area"] for entry in entries],
-            "iscrowd": [entry["iscrowd"] for entry in entries],
-        }
-        for image_id, entries in wanted.items()
-    ]
-    return detections, references
+def _describe(
+    evaluated: dict[str, str],
+    counts: dict[str, int],
+    figures: dict,
+    names: list[str],
+    errors: Errors,
+    precision: dict[str, np.ndarray],
+) -> dict:
+    """Return what `report.json` holds, but for the pictures. `counts` are of images and detections."""
+    num_objects = errors.confusion[:-1].sum(axis=1).tolist()
+    curves = {
+        f"IoU {iou}": {name: _curve(values[:, label]) for label, name in enumerate(names)}
+        for iou, values in precision.items()
+    }
+    return {
+        "evaluated": {
+            **evaluated,
+            "images": counts["images"],
+            "objects": sum(num_objects),
+            "detections": counts["detections"],
+        },
+        "figures": {name: figures[name] for name in FIGURES},
+        "per_class": {
+            name: {**values, "objects": count}
+            for name, values, count in zip(names, figures["per_class"].values(), num_objects)
+        },
+        "precision_recall": {"recalls": [round(recall, 2) for recall in np.linspace(0, 1, 101).tolist()], **curves},
+        "operating_point": {"score": errors.threshold, "precision": errors.precision, "recall": errors.recall},
+        "errors": {"right": int(errors.confusion.trace()), **dict(zip(ERRORS, errors.counts.sum(axis=0).tolist()))},
+        "confusion": {"classes": [*names, "background"], "counts": errors.confusion.tolist()},
+        "most_confused": _most_confused(errors.confusion, names),
+        "calibration": errors.calibration,
+    }
 
 
 def _precision(detections: list[dict], references: list[dict], num_classes: int) -> dict[str, np.ndarray]:
@@ -183,16 +156,16 @@ def _save_pictures(
         read.
     """
     found = {entry["image_id"]: entry for entry in detections}
-    places = {image_id: index for index, image_id in enumerate(rows["image_id"])}
+    positions = {image_id: index for index, image_id in enumerate(rows["image_id"])}
     undecoded = rows.select_columns(["image"]).cast_column("image", Image(decode=False))
     entries, matches, unread = [], [], []
     for number in np.argsort(-errors.counts.sum(axis=1), kind="stable"):
         counts, image_id = errors.counts[number].tolist(), references[number]["image_id"]
         if len(entries) == _MOST_PICTURES or not sum(counts):
             break
-        if image_id not in places:
+        if image_id not in positions:
             continue
-        file = undecoded[places[image_id]]["image"]
+        file = undecoded[positions[image_id]]["image"]
         try:
             image = decode_image(file)
         except OSError as fault:
