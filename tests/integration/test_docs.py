@@ -229,6 +229,12 @@ def test_names_in_the_text(name):
                 assert f"--{option}" in known, f"{name}: {option}"
 
 
+def test_the_first_tutorial_asks_for_little():
+    tutorial = TEXTS["docs/tutorials/first_detector.md"]
+    assert set(re.findall(r"--\w+", tutorial)) == {"--output_dir"}
+    assert tutorial.count("](../images/") <= 3 and len(tutorial.split()) <= 400
+
+
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_links(path):
     """Of files here, and of their headings."""
