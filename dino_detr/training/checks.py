@@ -3,6 +3,7 @@
 import difflib
 import math
 from dataclasses import fields
+from typing import Any
 
 import torch
 from torch import nn
@@ -19,11 +20,11 @@ _AUGMENTATION = ["augmentation", "horizontal_flip", "photometric_distort", "zoom
 _WITHOUT_WARMUP = ("constant", "reduce_lr_on_plateau", "greedy")  # schedules that pass warmup_steps over
 
 
-def _uses_trackio(options) -> bool:
+def _uses_trackio(options: Any) -> bool:
     return "trackio" in (options.report_to or []) or options.report_to in ("all", ["all"])
 
 
-def _warms_up(options) -> bool:
+def _warms_up(options: Any) -> bool:
     return bool(options.lr_decay_steps) or options.lr_scheduler_type not in _WITHOUT_WARMUP or not options.warmup_steps
 
 
@@ -61,7 +62,7 @@ DEPENDENT_OPTIONS = [
 _INSTEAD = {"project": "; the run folder is output_dir"}
 
 
-def idle_options(names: set[str], options) -> list[tuple[str, set[str]]]:
+def idle_options(names: set[str], options: Any) -> list[tuple[str, set[str]]]:
     """Return those of the names that have no effect beside the other options, each with the options that decide it."""
     return [
         (name, deciding)
@@ -70,10 +71,10 @@ def idle_options(names: set[str], options) -> list[tuple[str, set[str]]]:
     ]
 
 
-def refuse_idle(names: set[str], options) -> None:
+def refuse_idle(names: set[str], options: Any) -> None:
     for name, deciding in idle_options(names, options):
         # off is what they are without effect
-        if getattr(options, name) is not False:
+        if getattr(options: Any, name) is not False:
             raise ValueError(f"{name} has no effect here: see {', '.join(sorted(deciding))}{_INSTEAD.get(name, '')}")
 
 
@@ -115,22 +116,22 @@ _LIMITS = {
 }  # fmt: skip
 
 
-def check_limits(options) -> None:
+def check_limits(options: Any) -> None:
     for name, (allowed, text) in _LIMITS.items():
-        value = getattr(options, name)
+        value = getattr(options: Any, name)
         for number in value if isinstance(value, list) else [value]:
             if number is not None and not (math.isfinite(number) and allowed(number)):
                 raise ValueError(f"{name}={number} must be {text}")
 
 
-def check_texts(options) -> None:
+def check_texts(options: Any) -> None:
     """Refuse empty text, as from a variable that was not set: it would be taken for the folder one is in."""
     for name in sorted(options.given):
-        if isinstance(value := getattr(options, name), str) and not value.strip():
+        if isinstance(value := getattr(options: Any, name), str) and not value.strip():
             raise ValueError(f"{name} is empty: give it a value, or leave it out")
 
 
-def check_sizes(options) -> None:
+def check_sizes(options: Any) -> None:
     if not options.image_sizes:
         raise ValueError("image_sizes is empty: say at least one shortest edge, in pixels")
     if max(options.image_sizes) > options.max_image_size:
@@ -140,7 +141,7 @@ def check_sizes(options) -> None:
         )
 
 
-def check_start(options) -> None:
+def check_start(options: Any) -> None:
     """Check that it is clear what is trained, and on what."""
     config = options.model_config or {}
     if options.model is None and options.backbone is None and "backbone_config" not in config:
@@ -153,7 +154,7 @@ def check_start(options) -> None:
         raise ValueError("say what to train on: dataset")
 
 
-def check_model_config(options) -> None:
+def check_model_config(options: Any) -> None:
     """Check that its numbers can be, and that no field is passed over for an option of the same meaning."""
     kinds = {field.name: field.type for field in fields(DinoDetrConfig)}
     for name, value in (options.model_config or {}).items():
@@ -161,7 +162,7 @@ def check_model_config(options) -> None:
             raise ValueError(f"model_config: {name} follows from the data set's classes; leave it out")
         if name in ("freeze_backbone", "patch_size"):
             raise ValueError(f"model_config: {name} is an option of its own; give it outside of model_config")
-        if getattr(options, name, None) is not None and name in ("num_queries", "num_denoising"):
+        if getattr(options: Any, name, None) is not None and name in ("num_queries", "num_denoising"):
             raise ValueError(f"{name} is given as an option and in model_config: leave one out")
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             continue  # of its kind the configuration itself says more
@@ -170,11 +171,11 @@ def check_model_config(options) -> None:
             raise ValueError(f"model_config: {name}={value} must be {text}")
 
 
-def check_backbone_config(options) -> None:
+def check_backbone_config(options: Any) -> None:
     """Check that the backbone has each field: transformers says nothing of one that it has not."""
     fields_given = (options.model_config or {}).get("backbone_config")
     kind = fields_given.get("model_type") if isinstance(fields_given, dict) else None
-    if kind not in CONFIG_MAPPING:
+    if not isinstance(fields_given, dict) or kind not in CONFIG_MAPPING:
         return  # the configuration itself says more
     config = CONFIG_MAPPING[kind]()
     for name in fields_given:
@@ -184,7 +185,7 @@ def check_backbone_config(options) -> None:
             raise ValueError(f"model_config: backbone_config: {kind} has no field {name!r}{meant}")
 
 
-def check_metric(options) -> None:
+def check_metric(options: Any) -> None:
     """Check that evaluations have the figure by which the best weights are chosen."""
     if options.metric_for_best_model is None:
         return
@@ -201,7 +202,7 @@ def check_metric(options) -> None:
         raise ValueError(f"greater_is_better=false would keep the worst weights: the best have the highest {name}")
 
 
-def check_optimizer(options) -> None:
+def check_optimizer(options: Any) -> None:
     if options.optim != "adamw_torch_fused":
         raise ValueError(
             f"optim={getattr(options.optim, 'value', options.optim)} is not the recipe's AdamW (adamw_torch_fused), "
@@ -209,7 +210,7 @@ def check_optimizer(options) -> None:
         )
 
 
-def check_checkpoints(options) -> None:
+def check_checkpoints(options: Any) -> None:
     if options.save_total_limit == 1 and options.eval_strategy != "no":
         raise ValueError("save_total_limit must be 2 or more: the best checkpoint, and the last to resume from")
     if options.early_stopping_patience is not None and not (
@@ -221,7 +222,7 @@ def check_checkpoints(options) -> None:
         )
 
 
-def check_uploads(options) -> None:
+def check_uploads(options: Any) -> None:
     if options.push_to_hub and options.hub_strategy not in ("every_save", "end"):
         raise ValueError(
             f"hub_strategy={options.hub_strategy.value} would upload the state of training: choose every_save (the "
@@ -229,7 +230,7 @@ def check_uploads(options) -> None:
         )
 
 
-def check_scheduler(options) -> None:
+def check_scheduler(options: Any) -> None:
     """Check that transformers can make the schedule: some need lr_scheduler_kwargs, each knows its own only."""
     if options.lr_decay_steps:
         return
@@ -244,13 +245,13 @@ def check_scheduler(options) -> None:
         ) from error
 
 
-def check_log_levels(options) -> None:
+def check_log_levels(options: Any) -> None:
     for name in ("log_level", "log_level_replica"):
-        if getattr(options, name) not in trainer_log_levels:
-            raise ValueError(f"{name}={getattr(options, name)} must be one of {', '.join(trainer_log_levels)}")
+        if getattr(options: Any, name) not in trainer_log_levels:
+            raise ValueError(f"{name}={getattr(options: Any, name)} must be one of {', '.join(trainer_log_levels)}")
 
 
-def check_data_loading(options) -> None:
+def check_data_loading(options: Any) -> None:
     if options.remove_unused_columns:
         raise ValueError("remove_unused_columns must be false: the columns are what samples are made of")
     context = options.dataloader_multiprocessing_context
@@ -258,12 +259,12 @@ def check_data_loading(options) -> None:
         raise ValueError(f"dataloader_multiprocessing_context={context} must be fork, spawn or forkserver")
 
 
-def check_trackers(options) -> None:
+def check_trackers(options: Any) -> None:
     if missing := set(options.report_to) - set(get_available_reporting_integrations()):
         raise ValueError(f"report_to: {', '.join(sorted(missing))} is not installed here, or not known")
 
 
-def check_run_length(options, steps: int, forgiven: frozenset[str] = frozenset()) -> list[str]:
+def check_run_length(options: Any, steps: int, forgiven: frozenset[str] = frozenset()) -> list[str]:
     """
     Look at what is to happen at a step of the run, which has so many.
 

@@ -10,18 +10,18 @@ from typing import Any, Literal, Union, get_args, get_origin
 _TRUTH = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 
 
-def kinds_of(annotation) -> list:
+def kinds_of(annotation: Any) -> list:
     """Return what a value may be: the members of a union, else the annotation itself; None is left out."""
     if get_origin(annotation) in (Union, UnionType):
         return [kind for member in get_args(annotation) for kind in kinds_of(member)]
     return [] if annotation is type(None) else [annotation]
 
 
-def is_switch(annotation) -> bool:
+def is_switch(annotation: Any) -> bool:
     return bool in kinds_of(annotation)
 
 
-def read_value(value, annotation):
+def read_value(value: Any, annotation: Any) -> Any:
     """
     Return `value` as what `annotation` says.
 
@@ -48,21 +48,21 @@ class _NotThis(Exception):
     """A value is not of the kind that was tried."""
 
 
-def _read_switch(value, kind) -> bool:
+def _read_switch(value: Any, kind: Any) -> bool:
     text = str(value).lower() if isinstance(value, (bool, int, str)) else None
     if text not in _TRUTH:
         raise _NotThis
     return _TRUTH[text]
 
 
-def _read_whole(value, kind) -> int:
+def _read_whole(value: Any, kind: Any) -> int:
     number = _read_number(value, kind)
     if number != number or number in (float("inf"), float("-inf")) or number != int(number):
         raise _NotThis
     return int(number)
 
 
-def _read_number(value, kind) -> float | int:
+def _read_number(value: Any, kind: Any) -> float | int:
     if isinstance(value, bool):
         raise _NotThis
     if isinstance(value, Integral):
@@ -77,7 +77,7 @@ def _read_number(value, kind) -> float | int:
         raise _NotThis from error
 
 
-def _read_list(value, kind) -> list:
+def _read_list(value: Any, kind: Any) -> list:
     (item,) = get_args(kind) or (Any,)
     if isinstance(value, str):
         if item is str:  # a text may stand for a list; which it is, transformers sees
@@ -90,7 +90,7 @@ def _read_list(value, kind) -> list:
         raise _NotThis from error
 
 
-def _read_mapping(value, kind) -> dict:
+def _read_mapping(value: Any, kind: Any) -> dict:
     if isinstance(value, str) and value.lstrip().startswith("{"):
         try:
             value = json.loads(value)
@@ -101,7 +101,7 @@ def _read_mapping(value, kind) -> dict:
     return value
 
 
-def _read_choice(value, kind) -> str:
+def _read_choice(value: Any, kind: Any) -> Any:
     choices = _choices(kind)
     if value is False and "no" in choices:  # as YAML 1.1 reads `no`
         return "no"
@@ -112,7 +112,7 @@ def _read_choice(value, kind) -> str:
     return value
 
 
-def _read_text(value, kind) -> str:
+def _read_text(value: Any, kind: Any) -> str:
     if isinstance(value, (str, os.PathLike)):
         return os.fspath(value)
     if isinstance(value, (int, float)) and not isinstance(value, bool):  # a split or a folder named by a year
@@ -120,7 +120,7 @@ def _read_text(value, kind) -> str:
     raise _NotThis
 
 
-def _read_object(value, kind):
+def _read_object(value: Any, kind: Any):
     if isinstance(kind, type) and not isinstance(value, kind):
         raise _NotThis
     return value
@@ -133,7 +133,7 @@ _READERS = {
 }  # fmt: skip
 
 
-def _group(kind) -> str:
+def _group(kind: Any) -> str:
     plain = {bool: "switch", int: "whole", float: "number", str: "text"}
     if kind in plain:
         return plain[kind]
@@ -143,15 +143,15 @@ def _group(kind) -> str:
     return {dict: "mapping", list: "list"}.get(origin, "object")
 
 
-def _order(kind) -> int:
+def _order(kind: Any) -> int:
     return list(_READERS).index(_group(kind))
 
 
-def _choices(kind) -> list:
+def _choices(kind: Any) -> list:
     return [member.value for member in kind] if isinstance(kind, type) else list(get_args(kind))
 
 
-def _describe(kind) -> str:
+def _describe(kind: Any) -> str:
     group = _group(kind)
     if group == "list":
         (item,) = get_args(kind) or (Any,)
@@ -160,5 +160,5 @@ def _describe(kind) -> str:
     return named.get(group, "text")
 
 
-def _show(value) -> str:
+def _show(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else repr(value)

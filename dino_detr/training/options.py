@@ -147,6 +147,7 @@ class DinoDetrTrainingArguments(TrainingArguments):
     )
 
     recipe: dict = field(default_factory=dict, init=False, repr=False)  # what was asked for, by name
+    given: frozenset[str] = field(default=frozenset(), init=False, repr=False)  # names of the options that were said
     steps_chosen = False  # by the number of images
     forgiven = frozenset()  # options of the recipe that the command line's shorter run may be too short for
 

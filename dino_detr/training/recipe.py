@@ -67,7 +67,8 @@ def _in_one_line(error: Exception) -> str:
     mark = getattr(error, "problem_mark", None)
     if mark is None:
         return " ".join(str(error).split())
-    return f"line {mark.line + 1}, column {mark.column + 1}: {' '.join(str(error.problem).split())}"
+    problem = " ".join(str(getattr(error, "problem", "")).split())
+    return f"line {mark.line + 1}, column {mark.column + 1}: {problem}"
 
 
 def read_command_line(arguments: list[str], known: set[str], switches: set[str]) -> dict:
