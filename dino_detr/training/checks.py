@@ -2,6 +2,7 @@
 
 import difflib
 import math
+from collections.abc import Iterable
 from dataclasses import fields
 from typing import Any
 
@@ -62,7 +63,7 @@ DEPENDENT_OPTIONS = [
 _INSTEAD = {"project": "; the run folder is output_dir"}
 
 
-def idle_options(names: set[str], options: Any) -> list[tuple[str, set[str]]]:
+def idle_options(names: Iterable[str], options: Any) -> list[tuple[str, set[str]]]:
     """Return those of the names that have no effect beside the other options, each with the options that decide it."""
     return [
         (name, deciding)
@@ -71,10 +72,10 @@ def idle_options(names: set[str], options: Any) -> list[tuple[str, set[str]]]:
     ]
 
 
-def refuse_idle(names: set[str], options: Any) -> None:
+def refuse_idle(names: Iterable[str], options: Any) -> None:
     for name, deciding in idle_options(names, options):
         # off is what they are without effect
-        if getattr(options: Any, name) is not False:
+        if getattr(options, name) is not False:
             raise ValueError(f"{name} has no effect here: see {', '.join(sorted(deciding))}{_INSTEAD.get(name, '')}")
 
 
@@ -118,7 +119,7 @@ _LIMITS = {
 
 def check_limits(options: Any) -> None:
     for name, (allowed, text) in _LIMITS.items():
-        value = getattr(options: Any, name)
+        value = getattr(options, name)
         for number in value if isinstance(value, list) else [value]:
             if number is not None and not (math.isfinite(number) and allowed(number)):
                 raise ValueError(f"{name}={number} must be {text}")
@@ -127,7 +128,7 @@ def check_limits(options: Any) -> None:
 def check_texts(options: Any) -> None:
     """Refuse empty text, as from a variable that was not set: it would be taken for the folder one is in."""
     for name in sorted(options.given):
-        if isinstance(value := getattr(options: Any, name), str) and not value.strip():
+        if isinstance(value := getattr(options, name), str) and not value.strip():
             raise ValueError(f"{name} is empty: give it a value, or leave it out")
 
 
@@ -162,7 +163,7 @@ def check_model_config(options: Any) -> None:
             raise ValueError(f"model_config: {name} follows from the data set's classes; leave it out")
         if name in ("freeze_backbone", "patch_size"):
             raise ValueError(f"model_config: {name} is an option of its own; give it outside of model_config")
-        if getattr(options: Any, name, None) is not None and name in ("num_queries", "num_denoising"):
+        if getattr(options, name, None) is not None and name in ("num_queries", "num_denoising"):
             raise ValueError(f"{name} is given as an option and in model_config: leave one out")
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             continue  # of its kind the configuration itself says more
@@ -247,8 +248,8 @@ def check_scheduler(options: Any) -> None:
 
 def check_log_levels(options: Any) -> None:
     for name in ("log_level", "log_level_replica"):
-        if getattr(options: Any, name) not in trainer_log_levels:
-            raise ValueError(f"{name}={getattr(options: Any, name)} must be one of {', '.join(trainer_log_levels)}")
+        if getattr(options, name) not in trainer_log_levels:
+            raise ValueError(f"{name}={getattr(options, name)} must be one of {', '.join(trainer_log_levels)}")
 
 
 def check_data_loading(options: Any) -> None:
