@@ -6,7 +6,6 @@ Run: python docs/make_reference.py
 
 import argparse
 import re
-from collections import defaultdict
 from dataclasses import MISSING, fields
 from enum import Enum
 from inspect import get_annotations
@@ -38,11 +37,7 @@ The remaining fields of `transformers.TrainingArguments` keep their meaning and 
 
 {inherited}
 
-## transformers' options that are refused
-
-Data, loss, evaluation or checkpoints here would pass over them in silence. Setting one is an error.
-
-{refused}
+An option of transformers that would have no effect here is an error that gives the reason.
 """
 
 CLI = """# Command line
@@ -69,21 +64,9 @@ def options_page() -> str:
     known = [option for option in fields(DinoDetrTrainingArguments) if option.init]
     own_annotations = get_annotations(DinoDetrTrainingArguments)
     ours = [option for option in known if option.name not in transformers_names]
-    changed = [
-        option
-        for option in known
-        if option.name in transformers_names and option.name in own_annotations and option.name not in REFUSED
-    ]
-    names_by_reason = defaultdict(list)
-    for name, reason in REFUSED.items():
-        names_by_reason[reason or "it has no effect here"].append(f"`{name}`")
-    refused = [(", ".join(names), reason) for reason, names in names_by_reason.items()]
-    return OPTIONS.format(
-        written=WRITTEN,
-        ours=_options_table(ours),
-        inherited=_options_table(changed),
-        refused=_table(("refused", "why"), refused),
-    )
+    redefined = [option for option in known if option.name in transformers_names & own_annotations.keys()]
+    inherited = [option for option in redefined if option.name not in REFUSED]
+    return OPTIONS.format(written=WRITTEN, ours=_options_table(ours), inherited=_options_table(inherited))
 
 
 def cli_page() -> str:
