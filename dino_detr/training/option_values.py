@@ -2,7 +2,7 @@
 
 import json
 import os
-from enum import Enum, EnumMeta
+from enum import Enum
 from numbers import Integral, Real
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin
@@ -148,7 +148,8 @@ def _order(kind: Any) -> int:
 
 
 def _choices(kind: Any) -> list:
-    return [member.value for member in kind] if isinstance(kind, EnumMeta) else list(get_args(kind))
+    is_enum = isinstance(kind, type) and issubclass(kind, Enum)
+    return [member.value for member in kind] if is_enum else list(get_args(kind))
 
 
 def _describe(kind: Any) -> str:
