@@ -160,7 +160,7 @@ class DetectionTrainer(Trainer):
     def evaluate(
         self, eval_dataset: Dataset | None = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
-        """Return COCO's figures as `<prefix>_AP`, ..., those of the average, if there is one, as `<prefix>_ema_AP`, ..."""
+        """Return COCO's figures as `<prefix>_AP`, ..., and the average's, if there is one, as `<prefix>_ema_AP`, ..."""
         started = time.perf_counter()
         evaluation = self.score(eval_dataset)
         explain_zero_ap(evaluation, self.args, self.state, self.train_dataset)
