@@ -189,7 +189,7 @@ def compare_pipelines(rows: Dataset, rounds: int) -> list[str]:
                 started = time.perf_counter()
                 batch = make_batch(list(range(start, start + BATCH)))
                 seconds[name].append(time.perf_counter() - started)
-                tensors = [batch[key] for key in ("pixel_values", "pixel_mask") if key in batch]
+                tensors = [batch[key] for key in ("images", "pixel_values", "pixel_mask") if key in batch]
                 sizes[name].append(sum(tensor.nbytes for tensor in tensors) / BATCH / 2**20)
                 mask = batch.get("pixel_mask")
                 counts = mask.sum((1, 2)) if mask is not None else [label["size"].prod() for label in batch["labels"]]

@@ -26,7 +26,7 @@ def main(dataset: str, output_dir: str, *others: str) -> None:
 
     figures = train(trainer)  # the best weights, curves, report and card are in output_dir now
     print(f"AP {figures['AP']:.3f}, AP50 {figures['AP50']:.3f}; of each class:")
-    for name, of_class in trainer.per_class.items():
+    for name, of_class in figures["per_class"].items():
         print(f"  {of_class['AP']:6.3f}  {name}")
 
 

@@ -2,6 +2,20 @@
 
 import argparse
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+INTERRUPTED_STATUS = 130  # as shells have it
+
+
+@contextmanager
+def ctrl_c_in_a_line() -> Iterator[None]:
+    """End the process with a line at Ctrl-C."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        print("\ndino-detr: stopped by Ctrl-C", file=sys.stderr)
+        sys.exit(INTERRUPTED_STATUS)
 
 
 def add_post_processing(verb: argparse.ArgumentParser) -> None:

@@ -18,20 +18,15 @@ from . import (
     replay,
     train,
 )
-from .common import is_users_fault
+from .common import ctrl_c_in_a_line, is_users_fault
 
 VERBS = (train, evaluate, predict, check_data, import_data, recipes, compare, forecast, convert, hub, benchmark, replay)
-
-INTERRUPTED_STATUS = 130  # as shells have it
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run one verb. What the user got wrong ends with one line, not with a traceback."""
-    try:
+    with ctrl_c_in_a_line():
         _run_verb(sys.argv[1:] if arguments is None else arguments)
-    except KeyboardInterrupt:
-        print("\ndino-detr: stopped by Ctrl-C", file=sys.stderr)
-        sys.exit(INTERRUPTED_STATUS)
 
 
 def _run_verb(arguments: list[str]) -> None:
@@ -44,7 +39,7 @@ def _run_verb(arguments: list[str]) -> None:
         _import_model()
         options.run(options)
     except Exception as error:
-        from ..training.out_of_memory import is_out_of_memory
+        from ..training.guards.out_of_memory import is_out_of_memory
 
         if is_out_of_memory(error):
             sys.exit("dino-detr: out of memory: fewer or smaller images at a time need less (--batch_size 1)")

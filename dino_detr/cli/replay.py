@@ -14,7 +14,7 @@ def add_parser(verbs) -> None:
 def run(options: argparse.Namespace) -> None:
     import torch
 
-    from ..training.nonfinite import replay
+    from ..training.guards.dump import replay
 
     finite, report = replay(options.dump, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     print(f"dino-detr: {report}")

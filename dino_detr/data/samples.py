@@ -141,17 +141,17 @@ def count_objects(rows: Dataset) -> np.ndarray:
 
 def collate(samples: list[dict]) -> dict:
     """
-    A batch for `DinoDetrImageProcessor.normalize_padded`, which makes the model's of it on the device.
+    Make a batch of which `DinoDetrImageProcessor.normalize_padded` makes the model's `pixel_values` on the device.
 
     Returns:
-        `pixel_values` uint8 `[B, 3, H, W]`, RGB, padded with zeros at the right and bottom, channels last in memory;
+        `images` uint8 `[B, 3, H, W]`, RGB, padded with zeros at the right and bottom, channels last in memory;
         `labels` as the processor gives them; the samples' `noise_seeds`; and `unreadable`, the image files that were
         skipped.
     """
     images = [sample["image"] for sample in samples]
     sizes = [image.shape[-2:] for image in images]
     return {
-        "pixel_values": stack_padded(images, memory_format=torch.channels_last),
+        "images": stack_padded(images, memory_format=torch.channels_last),
         "labels": [encode_annotation(sample["annotation"], size, size) for sample, size in zip(samples, sizes)],
         "noise_seeds": [sample["noise_seed"] for sample in samples],
         "unreadable": [fault for sample in samples for fault in sample["unreadable"]],

@@ -3,13 +3,14 @@
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from .names import FIGURES
 
 
-def read_history(path: str | Path) -> list[dict]:
+def read_history(path: str | Path) -> list[dict[str, Any]]:
     """The lines of a history file, in the order of their steps; empty if there is no such file.
 
     A killed run may leave half a line, and a resumed one repeats the steps since its checkpoint: lines that are not
@@ -30,7 +31,7 @@ def read_history(path: str | Path) -> list[dict]:
     return [by_step[step] for step in sorted(by_step)]
 
 
-def read_mapping(path: str | Path) -> dict:
+def read_mapping(path: str | Path) -> dict[str, Any]:
     """
     Return what a JSON or YAML file of a run says; nothing if there is no such file, or it is empty YAML.
 
@@ -52,7 +53,7 @@ def read_mapping(path: str | Path) -> dict:
     return content
 
 
-def read_figures(path: str | Path) -> dict:
+def read_figures(path: str | Path) -> dict[str, Any]:
     """
     Return a run's `figures.json`, as `read_mapping` does; figures that it lacks are -1, COCO's for "not measured".
 
@@ -73,7 +74,7 @@ def read_figures(path: str | Path) -> dict:
     return whole
 
 
-def _filled(figures: dict, where: str) -> dict:
+def _filled(figures: dict, where: str) -> dict[str, Any]:
     if not isinstance(figures, dict):
         raise ValueError(f"{where}: {figures!r} is no mapping of figures")
     for name in FIGURES[:6]:
@@ -82,7 +83,7 @@ def _filled(figures: dict, where: str) -> dict:
     return dict.fromkeys(FIGURES[:6], -1) | figures
 
 
-def _is_finite(value) -> bool:
+def _is_finite(value: Any) -> bool:
     """Tell whether a value is a number that can be compared and computed with."""
     try:
         return type(value) in (int, float) and math.isfinite(value)
@@ -90,7 +91,7 @@ def _is_finite(value) -> bool:
         return False
 
 
-def learning_rate_drops(metrics: list[dict]) -> list[dict]:
+def learning_rate_drops(metrics: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """
     Return the lines of `metrics.jsonl` that are the last before a drop of the learning rate.
 

@@ -30,9 +30,18 @@ NONFINITE = "nonfinite"  # steps whose loss or gradient was not finite, to be ru
 LOCK = "run.lock"  # the process that has the folder
 STAGED = ".push"  # what is being uploaded
 
-# COCO's figures, by their names in `evaluation.jsonl` (with "ema_" before them: of the average) and `figures.json`.
+# COCO's figures, by their names in `evaluation.jsonl` and `figures.json`. Those of the average begin with "ema_".
 FIGURES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
-OF_AVERAGE = "ema_"
+
+
+def figure_of_average(name: str) -> str:
+    """
+    Return the name of a figure of COCO's as the averaged weights have it: `AP50` and `eval_AP50` become `ema_AP50`.
+
+    Where there is an average it is what a run leaves, so the best is chosen by its figures. Other names are left.
+    """
+    figure = name.removeprefix("eval_").removeprefix("ema_")
+    return f"ema_{figure}" if figure in FIGURES else name
 
 
 def checkpoint_folder(run_folder: Path, step: int) -> Path:

@@ -3,6 +3,7 @@
 import csv
 from dataclasses import dataclass
 from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
+from typing import Any
 
 from .history import read_figures, read_history, read_mapping
 from .names import (
@@ -89,7 +90,7 @@ def without_paths(recipe: dict, local: list[str]) -> dict:
     }
 
 
-def _without_paths(value):
+def _without_paths(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: _without_paths(item) for name, item in value.items()}
     if isinstance(value, list):

@@ -1,6 +1,7 @@
 """Training: the way from a recipe to a run folder."""
 
 from importlib import import_module
+from typing import Any
 
 from .optimizer import build_optimizer
 
@@ -25,7 +26,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> Any:
     if name in _ON_DEMAND:
         return getattr(import_module(f".{_ON_DEMAND[name]}", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

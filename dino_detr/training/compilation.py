@@ -1,11 +1,13 @@
 """`torch.compile`, layer by layer."""
 
+from typing import Any
+
 import torch
 from torch import nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 
-def compile_layers(model: nn.Module, **options) -> None:
+def compile_layers(model: nn.Module, **options: Any) -> None:
     """
     Compile the layers of encoder, decoder and a backbone of transformers in place; names and weights stay as they are.
 

@@ -2,46 +2,59 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import TrainerCallback, TrainerControl, TrainerState
 
-from ..runs.names import FIGURES
-from .sharding import local
-
-
-def figure_of_average(name: str) -> str:
-    """
-    Return the name of a figure of COCO's as the averaged weights have it: `AP50` and `eval_AP50` become `ema_AP50`.
-
-    Where there is an average it is what a run leaves, so the best is chosen by its figures. Other names are left.
-    """
-    figure = name.removeprefix("eval_").removeprefix("ema_")
-    return f"ema_{figure}" if figure in FIGURES else name
+from ..runs.names import AVERAGE
+from .checkpointing.state import load_model
+from .sharding import local_shard
 
 
-class WeightAverage:
+class WeightAverage(TrainerCallback):
     """
     Exponential moving average of a model's trainable parameters: after each step `a = decay * a + (1 - decay) * p`.
 
     Args:
-        model: whose parameters, as they are now, the average starts from. Of sharded ones, each process averages its
-            part.
         decay: 0..1; the reference has 0.999 where it is on.
     """
 
-    def __init__(self, model: nn.Module, decay: float):
+    def __init__(self, decay: float):
         self.decay = decay
-        self.parameters: list[Tensor] = [local(p.detach()) for p in model.parameters() if p.requires_grad]
+        self.parameters: list[Tensor] = []  # of sharded ones, each process averages its part
+        self.averages: list[Tensor] = []
+
+    def on_train_begin(
+        self, args: Any, state: TrainerState, control: TrainerControl, model: nn.Module | None = None, **kwargs: Any
+    ) -> None:
+        assert model is not None
+        self.start(model, args.resume_from_checkpoint)
+
+    def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self.update()
+
+    @property
+    def started(self) -> bool:
+        return bool(self.parameters)
+
+    def start(self, model: nn.Module, checkpoint: str | None = None) -> None:
+        """Start the moving average from the current weights, or restore it from `checkpoint/ema`."""
+        self.parameters = [local_shard(p.detach()) for p in model.parameters() if p.requires_grad]
         self.averages = [p.clone() for p in self.parameters]
+        if checkpoint is not None and (Path(checkpoint) / AVERAGE).is_dir():  # (else `find_inexact` has said so)
+            with self.applied():
+                load_model(Path(checkpoint) / AVERAGE, model)
 
     def update(self) -> None:
-        """After a step of the optimiser."""
+        """Take the weights of a step that was made into the average."""
         torch._foreach_lerp_(self.averages, self.parameters, 1 - self.decay)
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """The model has the averages for weights inside this context, and its own again after it."""
+        """Inside this context the model has the averages for weights. It has its own again after it."""
         self.exchange()
         try:
             yield
@@ -49,7 +62,7 @@ class WeightAverage:
             self.exchange()
 
     def exchange(self) -> None:
-        """The averages become the model's weights, and these the averages."""
+        """Make the averages the model's weights, and these the averages."""
         for parameter, average in zip(self.parameters, self.averages):
             kept = parameter.clone()
             parameter.copy_(average)

@@ -6,6 +6,8 @@ import os
 import psutil
 from torch import nn
 
+from .options import DinoDetrTrainingArguments
+
 ERROR = 0.3  # of an estimate, either way; the measured ones were at most a tenth off
 
 _FLOAT = 4  # bytes
@@ -23,7 +25,7 @@ _OF_PATCH = 0.5  # of each of its features, the backbone frozen or not
 _IN_EVALUATION = 15  # of each feature of a token, where nothing is kept
 
 
-def estimate_memory(options, model: nn.Module, size: tuple[int, int]) -> float:
+def estimate_memory(options: DinoDetrTrainingArguments, model: nn.Module, size: tuple[int, int]) -> float:
     """
     Return the bytes that this process, on a GPU the device, will hold at most, data workers included.
 
@@ -55,7 +57,7 @@ def estimate_memory(options, model: nn.Module, size: tuple[int, int]) -> float:
     return held + max(step, evaluation)
 
 
-def activations_of_image(options, model: nn.Module, size: tuple[int, int]) -> float:
+def activations_of_image(options: DinoDetrTrainingArguments, model: nn.Module, size: tuple[int, int]) -> float:
     """Return the bytes that are kept of one image of this size for the backward pass."""
     config, backbone = model.config, model.model.backbone
     tokens, width = _tokens(model, size), config.d_model

@@ -12,15 +12,18 @@ def build_optimizer(
     weight_decay: float = 1e-4,
     backbone_lr_factor: float = 0.1,
     backbone_layer_decay: float = 1.0,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-8,
 ) -> torch.optim.AdamW:
     """
-    AdamW (betas 0.9 and 0.999, eps 1e-8) over the trainable parameters, grouped as the reference groups them.
+    Build AdamW over the trainable parameters, grouped as the reference groups them.
 
     The backbone, if trained, and the pyramid learn at `learning_rate * backbone_lr_factor`; `nn.LayerNorm` and
     `nn.GroupNorm` are not decayed, everything else is, the pyramid's channels-first norms, biases and embeddings
     included.
 
-    For a model on a CPU, what this process frees from now on it keeps, which makes steps faster: `keep_freed_memory`.
+    If the model is on a CPU, this process keeps from now on what it frees, which makes steps faster (see
+    `keep_freed_memory`).
 
     Args:
         model: a `DinoDetrForObjectDetection` or `DinoDetrModel`.
@@ -45,6 +48,8 @@ def build_optimizer(
             {"params": parameters, "lr": learning_rate * factor, "weight_decay": weight_decay if decayed else 0.0}
             for (factor, decayed), parameters in groups.items()
         ],
+        betas=betas,
+        eps=eps,
         fused=True,
     )
 
@@ -53,8 +58,8 @@ def build_step_schedule(
     optimizer: torch.optim.Optimizer, num_training_steps: int, lr_decay_steps: list[float], warmup_steps: int = 0
 ) -> torch.optim.lr_scheduler.LambdaLR:
     """
-    Every group's rate, from each of `lr_decay_steps` on a tenth of what it was before; values below 1 are fractions of
-    `num_training_steps`. Over `warmup_steps` it rises from a thousandth (detectron2's `WarmupParamScheduler`).
+    Divide every group's rate by ten at each of `lr_decay_steps`. Values below 1 are fractions of `num_training_steps`.
+    Over `warmup_steps` the rate rises from a thousandth (detectron2's `WarmupParamScheduler`).
     """
     drops = [step if step >= 1 else step * num_training_steps for step in lr_decay_steps]
 

@@ -11,8 +11,8 @@ from transformers import TrainingArguments
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy, SchedulerType
 
 from ..recipes import find_recipe
+from ..runs.names import figure_of_average
 from .checks import AFTER_TRANSFORMERS, BEFORE_TRANSFORMERS, check_run_length, idle_options, refuse_idle
-from .ema import figure_of_average
 from .option_names import check_names
 from .option_values import is_switch, read_value
 from .precision import settle_precision

@@ -11,15 +11,18 @@ from transformers.utils import logging
 from ..runs.history import read_mapping
 from ..runs.names import RECIPE_YAML
 from .checks import check_run_length
+from .guards.out_of_memory import what_takes_less
 from .memory import memory_at_hand
 from .memory_estimate import ERROR, estimate_memory
-from .out_of_memory import what_takes_less
+from .options import DinoDetrTrainingArguments
 from .precision import describe_device
 
 logger = logging.get_logger(__name__)
 
 
-def announce(options, model: nn.Module, steps: int, train_rows: Dataset, eval_rows: Dataset) -> None:
+def announce(
+    options: DinoDetrTrainingArguments, model: nn.Module, steps: int, train_rows: Dataset, eval_rows: Dataset
+) -> None:
     """
     Say in one line what will be done: images, steps, batch, sizes, device, memory.
 
@@ -48,7 +51,7 @@ def announce(options, model: nn.Module, steps: int, train_rows: Dataset, eval_ro
         logger.warning(sentence)
 
 
-def largest_size(rows: Dataset, options) -> tuple[int, int]:
+def largest_size(rows: Dataset, options: DinoDetrTrainingArguments) -> tuple[int, int]:
     """Return height and width of the largest image that is made of the rows'."""
     shortest, longest = max(options.image_sizes), options.max_image_size
     if options.augmentation == "large_scale_jitter":
@@ -60,7 +63,7 @@ def largest_size(rows: Dataset, options) -> tuple[int, int]:
     return round(float(height[largest] * scale[largest])), round(float(width[largest] * scale[largest]))
 
 
-def _describe_length(options, steps: int, num_images: int) -> str:
+def _describe_length(options: DinoDetrTrainingArguments, steps: int, num_images: int) -> str:
     epochs = steps * options.total_batch_size / num_images
     told = f"{steps:,} steps ({epochs:.3g} epochs)"
     if options.steps_chosen:
@@ -68,7 +71,7 @@ def _describe_length(options, steps: int, num_images: int) -> str:
     return told
 
 
-def _describe_batch(options) -> str:
+def _describe_batch(options: DinoDetrTrainingArguments) -> str:
     at_once, processes = options.per_device_train_batch_size, options.world_size
     told = f"{options.total_batch_size} images a step"
     factors = [(at_once, "at a time"), (options.gradient_accumulation_steps, "times"), (processes, "processes")]
@@ -82,7 +85,7 @@ def _range(sizes: Iterable[int]) -> str:
     return f"{least}" if least == most else f"{least} to {most}"
 
 
-def _settle_memory(options, model: nn.Module, size: tuple[int, int]) -> str:
+def _settle_memory(options: DinoDetrTrainingArguments, model: nn.Module, size: tuple[int, int]) -> str:
     """Return what is said of memory, and see that the run has enough."""
     at_hand = memory_at_hand(options.device)
     at_hand = float("inf") if at_hand is None else at_hand
@@ -101,7 +104,7 @@ def _settle_memory(options, model: nn.Module, size: tuple[int, int]) -> str:
     return told
 
 
-def _accumulate_as_before(options) -> None:
+def _accumulate_as_before(options: DinoDetrTrainingArguments) -> None:
     """Divide a resumed run's batches as they were, on whichever machine it goes on: sums keep their order."""
     if options.resume_from_checkpoint is None:
         return
@@ -111,7 +114,9 @@ def _accumulate_as_before(options) -> None:
         options.accumulate(parts)
 
 
-def _accumulate(options, model: nn.Module, size: tuple[int, int], at_hand: float) -> tuple[float, str]:
+def _accumulate(
+    options: DinoDetrTrainingArguments, model: nn.Module, size: tuple[int, int], at_hand: float
+) -> tuple[float, str]:
     """Make the step's batch of the fewest parts for which there is memory; what a step computes stays the same."""
     whole, before = options.total_batch_size, options.gradient_accumulation_steps
     for parts in (parts for parts in range(before + 1, whole + 1) if whole % parts == 0):

@@ -1,13 +1,17 @@
 """Precision and device of a run, chosen by what the machine has."""
 
 import os
+from typing import TYPE_CHECKING
 
 import torch
 
 from ..evaluation.precision import gpu_has_bf16
 
+if TYPE_CHECKING:
+    from .options import DinoDetrTrainingArguments
 
-def settle_precision(options) -> None:
+
+def settle_precision(options: "DinoDetrTrainingArguments") -> None:
     """
     Make `bf16: auto` true or false, and take the CPU where there is nothing else.
 
@@ -30,7 +34,7 @@ def settle_precision(options) -> None:
         )
 
 
-def check_precision(options) -> None:
+def check_precision(options: "DinoDetrTrainingArguments") -> None:
     """
     Check that accelerate's precision is the recipe's, and that the device has it.
 
@@ -47,14 +51,14 @@ def check_precision(options) -> None:
         raise ValueError("fp16 needs a GPU; on a CPU use bf16, or neither for float32")
 
 
-def precision_name(options) -> str:
+def precision_name(options: "DinoDetrTrainingArguments") -> str:
     """Return `float32`, `bf16` or `fp16`."""
     if options.fp16:
         return "fp16"
     return "bf16" if options.bf16 else "float32"
 
 
-def describe_device(options) -> str:
+def describe_device(options: "DinoDetrTrainingArguments") -> str:
     """Return precision and device, and why they are what they are: `float32 on the CPU (there is no GPU)`."""
     device = options.device
     if device.type == "cuda":

@@ -5,30 +5,25 @@ import platform
 import sys
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
-from datasets import Dataset, Image
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainerControl, TrainerState
 from transformers.utils import logging
 
 from .. import __version__
-from ..data import class_names
-from ..data.decoding import decode_image
 from ..evaluation import draw_plots
-from ..evaluation.pictures import draw_truth_and_detections, make_grid
 from ..runs.history import read_history
 from ..runs.names import (
-    DETECTIONS_PNG,
     ENVIRONMENT_JSON,
     EVALUATION_JSONL,
     METRICS_JSONL,
-    PLOTS,
     RECIPE_YAML,
     partial_path,
 )
 from ..runs.record import local_sources
-from .lock import check_lock
+from .checkpointing.lock import check_lock
 from .options import DinoDetrTrainingArguments
 
 logger = logging.get_logger(__name__)
@@ -44,7 +39,9 @@ class RunFolder(TrainerCallback):
     def __init__(self, options: DinoDetrTrainingArguments):
         self.folder = Path(options.output_dir)
 
-    def on_train_begin(self, args, state, control, **kwargs):
+    def on_train_begin(
+        self, args: DinoDetrTrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         if not state.is_world_process_zero:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -53,12 +50,26 @@ class RunFolder(TrainerCallback):
         for name in (METRICS_JSONL, EVALUATION_JSONL):
             self._forget_after(self.folder / name, state.global_step)
 
-    def on_log(self, args, state, control, logs, **kwargs):
+    def on_log(
+        self,
+        args: DinoDetrTrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float],
+        **kwargs: Any,
+    ) -> None:
         if state.is_world_process_zero and "loss" in logs:
             check_lock(self.folder)
             self._append(METRICS_JSONL, {"step": state.global_step, **logs})
 
-    def on_evaluate(self, args, state, control, metrics, **kwargs):
+    def on_evaluate(
+        self,
+        args: DinoDetrTrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        metrics: dict[str, float],
+        **kwargs: Any,
+    ) -> None:
         if not state.is_world_process_zero or "eval_AP" not in metrics:
             return
         figures = {name.removeprefix("eval_"): value for name, value in metrics.items()}
@@ -77,46 +88,19 @@ class RunFolder(TrainerCallback):
         temporary.write_text("".join(kept), encoding="utf-8")
         temporary.replace(path)
 
-    def _append(self, name: str, line: dict) -> None:
+    def _append(self, name: str, line: dict[str, Any]) -> None:
         with open(self.folder / name, "a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 
 
-def _environment(args) -> dict:
+def _environment(options: DinoDetrTrainingArguments) -> dict[str, Any]:
     packages = ("torch", "torchvision", "transformers", "accelerate", "datasets", "timm", "pycocotools")
     return {
         "python": sys.version.split()[0],
         "platform": platform.platform(),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or "CPU",
-        "processes": args.world_size,
+        "processes": options.world_size,
         "threads": torch.get_num_threads(),
-        "local_paths": local_sources(args.recipe),
+        "local_paths": local_sources(options.recipe),
         "versions": {"dino-detr": __version__} | {name: version(name) for name in packages},
     }
-
-
-def draw_sample_detections(
-    folder: Path, rows: Dataset, detections: list[dict], references: list[dict], threshold: float, count: int = 8
-) -> None:
-    """
-    Draw `plots/detections.png`: what is annotated in the first images of a data set beside what was found in them.
-
-    Args:
-        folder: the run folder.
-        rows: the data set.
-        detections, references: of an evaluation of it; images that could not be read are in neither.
-        threshold: only detections above it are drawn.
-    """
-    found = {entry["image_id"]: entry for entry in detections}
-    truth = {entry["image_id"]: entry for entry in references}
-    shown = [index for index, image_id in enumerate(rows["image_id"]) if image_id in found][:count]
-    names = dict(enumerate(class_names(rows)))
-    tiles = [
-        draw_truth_and_detections(
-            decode_image(row["image"]), truth[row["image_id"]], found[row["image_id"]], names, threshold
-        )
-        for row in rows.select(shown).cast_column("image", Image(decode=False))
-    ]
-    if tiles:
-        (folder / PLOTS).mkdir(exist_ok=True)
-        make_grid(tiles, columns=2, gap=24).save(folder / DETECTIONS_PNG)

@@ -2,12 +2,14 @@
 
 import math
 
+from .options import DinoDetrTrainingArguments
+
 # Images drawn in all, over the square root of how many there are: 2,000 images are seen 50 times, 50,000 ten times.
 _DRAWS_PER_ROOT = 2240
 _LEAST_STEPS, _MOST_STEPS = 1_000, 30_000
 
 
-def settle_run_length(options, num_images: int) -> int:
+def settle_run_length(options: DinoDetrTrainingArguments, num_images: int) -> int:
     """
     Return the steps of the run. Where neither `max_steps` nor `num_train_epochs` was said, they are chosen and set.
 

@@ -4,9 +4,10 @@ FSDP2 (`accelerate launch --config_file recipes/accelerate/fsdp2.yaml`): paramet
 Checkpoints hold whole tensors, as those of every other layout, so that a run may go on in another one.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
+from typing import Any, TypeGuard
 
 import torch
 from accelerate import Accelerator
@@ -23,11 +24,11 @@ from ..modeling_dino_detr import DinoDetrForObjectDetection
 
 def prepare_sharding(model: nn.Module, accelerator: Accelerator) -> None:
     """
-    What accelerate's FSDP2 must know before it shards: the layers that are gathered one by one, unless its
-    configuration names others, and precision, which is autocast's as in other layouts.
+    Tell accelerate's FSDP2 which layers are gathered one by one, unless its configuration names others, and that
+    precision is autocast's, as in other layouts.
 
-    (accelerate would gather parameters in bf16 and cast what goes into each layer, boxes included; of autocast it
-    leaves FSDP2 out.)
+    (By itself accelerate would gather parameters in bf16 and cast what goes into each layer, boxes included. Autocast
+    it leaves to other layouts.)
     """
     plugin = accelerator.state.fsdp_plugin
     if not plugin.transformer_cls_names_to_wrap:
@@ -39,7 +40,7 @@ def prepare_sharding(model: nn.Module, accelerator: Accelerator) -> None:
     model.get_input_embeddings = lambda: None  # it asks; a detector has none, and transformers raises
 
 
-def _ending_everywhere(forward):
+def _ending_everywhere(forward: Callable[..., Any]) -> Callable[..., Any]:
     """
     Return the exception of predictions that are not finite instead of raising it, for `Step.forward` to raise.
 
@@ -48,7 +49,7 @@ def _ending_everywhere(forward):
     """
 
     @wraps(forward)
-    def ending(*args, **kwargs):
+    def ending(*args: Any, **kwargs: Any) -> Any:
         try:
             return forward(*args, **kwargs)
         except NonFinitePredictions as fault:
@@ -57,7 +58,7 @@ def _ending_everywhere(forward):
     return ending
 
 
-def is_sharded(model: nn.Module) -> bool:
+def is_sharded(model: nn.Module) -> TypeGuard[FSDPModule]:
     return isinstance(model, FSDPModule)
 
 
@@ -103,11 +104,14 @@ def whole_parameters(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def own_class(model: nn.Module) -> Iterator[None]:
-    """Inside this context a sharded model is of its own class: FSDP2 makes it one of torch's, and `save_pretrained`
-    would take torch's code along instead of the model's."""
+def unsharded_class(model: nn.Module) -> Iterator[None]:
+    """
+    Inside this context a sharded model is of its own class.
+
+    FSDP2 makes it one of torch's, and `save_pretrained` would take torch's code along instead of the model's.
+    """
     kind = type(model)
-    if isinstance(model, FSDPModule):
+    if is_sharded(model):
         model.__class__ = DinoDetrForObjectDetection
     try:
         yield
@@ -115,18 +119,22 @@ def own_class(model: nn.Module) -> Iterator[None]:
         model.__class__ = kind
 
 
-def local(tensor: Tensor) -> Tensor:
-    """This process's part of a sharded tensor, in the same memory; any other tensor as it is."""
+def local_shard(tensor: Tensor) -> Tensor:
+    """Return this process's part of a sharded tensor, in the same memory; any other tensor as it is."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
-def gather(state):
-    """A state dict, however nested, with whole tensors on the CPU for sharded ones. Every process must take part."""
+def full_state_dict(state: dict[str, Any]) -> dict[str, Any]:
+    """
+    Return a state dict, however nested, with whole tensors on the CPU for sharded ones. Every process must take part.
+
+    (torch.distributed.checkpoint's names the states of an optimiser by parameters; `optimizer.pt` counts them.)
+    """
     return tree_map(lambda value: value.full_tensor().cpu() if isinstance(value, DTensor) else value, state)
 
 
-def like(whole: Tensor, sharded: Tensor) -> Tensor:
-    """A whole tensor that every process has, cut as `sharded` is, if it is."""
+def shard_like(whole: Tensor, sharded: Tensor) -> Tensor:
+    """Return a whole tensor that every process has, cut as `sharded` is, if it is."""
     if not isinstance(sharded, DTensor):
         return whole
     return distribute_tensor(
@@ -136,15 +144,15 @@ def like(whole: Tensor, sharded: Tensor) -> Tensor:
 
 @torch.no_grad()
 def load_weights(model: nn.Module, weights: dict[str, Tensor]) -> None:
-    """Whole tensors into a model, sharded or not."""
-    model.load_state_dict({name: like(weights[name], tensor) for name, tensor in model.state_dict().items()})
+    """Load whole tensors into a model, sharded or not."""
+    model.load_state_dict({name: shard_like(weights[name], tensor) for name, tensor in model.state_dict().items()})
 
 
-def load_optimizer(optimizer: torch.optim.Optimizer, state: dict) -> None:
-    """A state dict of whole tensors into an optimiser of parameters, sharded or not."""
+def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Load a state dict of whole tensors into an optimiser of parameters, sharded or not."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     cut = {
-        index: {name: like(value, parameters[index]) if value.ndim else value for name, value in values.items()}
+        index: {name: shard_like(value, parameters[index]) if value.ndim else value for name, value in values.items()}
         for index, values in state["state"].items()
     }
     optimizer.load_state_dict({**state, "state": cut})

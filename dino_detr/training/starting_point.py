@@ -1,6 +1,7 @@
 """The detector a run starts from: a new one, or one that was trained before, made to fit other data."""
 
 import re
+from typing import Any
 
 import torch
 from transformers.utils import logging
@@ -31,7 +32,7 @@ def build_model(options: DinoDetrTrainingArguments, names: list[str], ids: list[
 
 
 def load_for_fine_tuning(
-    source: str, id2label: dict[int, str] | None = None, **config_arguments
+    source: str, id2label: dict[int, str] | None = None, **config_arguments: Any
 ) -> DinoDetrForObjectDetection:
     """
     A trained detector for other classes, or with another number of queries.

@@ -1,6 +1,5 @@
 """`push_to_hub`: a run's best weights go to the Hub while it trains."""
 
-import copy
 import json
 import os
 import queue
@@ -17,7 +16,6 @@ from transformers.utils import logging
 from ..hub.push import checkpoint_files, open_repository, push_run
 from ..runs.history import read_history
 from ..runs.names import (
-    AVERAGE,
     ENVIRONMENT_JSON,
     EVALUATION_JSONL,
     FIGURES,
@@ -27,20 +25,12 @@ from ..runs.names import (
     RECIPE_YAML,
     STAGED,
 )
+from .checkpointing.state import folder_to_leave
 from .options import DinoDetrTrainingArguments
 
 logger = logging.get_logger(__name__)
 
 RETRY_AFTER = (5, 30)  # seconds
-
-
-def without_tokens(options: DinoDetrTrainingArguments) -> DinoDetrTrainingArguments:
-    """Return a copy that may be written to a file: options that end in `_token` are None."""
-    safe = copy.copy(options)
-    for name in vars(options):
-        if name.endswith("_token"):
-            setattr(safe, name, None)
-    return safe
 
 
 class Uploads:
@@ -55,8 +45,8 @@ class Uploads:
         self.options = options
         self.folder = Path(options.output_dir)
         self.repo_id = options.hub_model_id or self.folder.absolute().name
-        self._step = None  # of the weights last offered, unless that failed
-        self._said = False
+        self._step: int | None = None  # of the weights last offered, unless that failed
+        self._warned = False
         self._queue: queue.Queue[Path] = queue.Queue()
         self._thread: threading.Thread | None = None
 
@@ -66,7 +56,7 @@ class Uploads:
         try:
             open_repository(HfApi(token=self.options.hub_token), self.repo_id, self.options.hub_private_repo)
         except Exception as fault:
-            self._say(fault)
+            self._warn_once(fault)
 
     def offer(self, state: TrainerState) -> None:
         """Upload the best checkpoint, if it is new; while another is under way, that waits for the next checkpoint."""
@@ -77,7 +67,7 @@ class Uploads:
         try:
             staged = self._stage(Path(best), step)
         except Exception as fault:
-            self._say(fault)
+            self._warn_once(fault)
             return
         self._step = step
         self._queue.put(staged)
@@ -99,14 +89,13 @@ class Uploads:
 
     def _stage(self, checkpoint: Path, step: int) -> Path:
         """
-        The checkpoint and the run's record so far, as a run folder of its own.
+        Make a run folder of its own of the checkpoint and the run's record so far.
 
-        Links, for the checkpoint may be deleted meanwhile; the record is copied, for it grows.
+        Weights are links, for the checkpoint may be deleted meanwhile. The record is copied, for it grows.
         """
-        averaged = self.options.ema_decay is not None
         staged = self.folder / STAGED / str(step)
         staged.mkdir(parents=True)
-        for path in checkpoint_files(checkpoint / AVERAGE if averaged else checkpoint):
+        for path in checkpoint_files(folder_to_leave(checkpoint, self.options)):
             try:
                 os.link(path, staged / path.name)
             except OSError:  # not on every file system
@@ -116,7 +105,7 @@ class Uploads:
                 shutil.copyfile(self.folder / name, staged / name)
         if (self.folder / PLOTS).exists():
             shutil.copytree(self.folder / PLOTS, staged / PLOTS)
-        prefix = "ema_" if averaged else ""
+        prefix = "ema_" if self.options.ema_decay is not None else ""
         for line in read_history(self.folder / EVALUATION_JSONL):
             if line["step"] == step:
                 figures = {"step": step} | {name: line[prefix + name] for name in FIGURES}
@@ -129,12 +118,12 @@ class Uploads:
             fault = self._push(staged)
             if fault is not None:
                 self._step = None
-                self._say(fault)
+                self._warn_once(fault)
             shutil.rmtree(staged, ignore_errors=True)
             self._queue.task_done()
 
     def _push(self, folder: Path) -> Exception | None:
-        """None, or what was wrong in the end."""
+        """Upload a folder. Returns what was wrong in the end, or None."""
         for wait in (0, *RETRY_AFTER):
             time.sleep(wait)
             fault = None
@@ -146,7 +135,7 @@ class Uploads:
                 break
         return fault
 
-    def _say(self, fault: Exception) -> None:
-        if not self._said:
+    def _warn_once(self, fault: Exception) -> None:
+        if not self._warned:
             logger.warning(f"push_to_hub: {fault}. Training goes on; it is tried again at checkpoints and at the end")
-        self._said = True
+        self._warned = True

@@ -18,14 +18,14 @@ from PIL import Image
 
 from dino_detr import DinoDetrImageProcessor
 from dino_detr.cli import main
-from dino_detr.cli import train as train_verb
 from dino_detr.data import image_files, load_detection_dataset
 from dino_detr.data.augmentation import build_augmentation
 from dino_detr.data.check import check_split, summarise
 from dino_detr.data.image_sources import find_images
 from dino_detr.data.samples import TrainingSamples, collate, drop_images_without_boxes
 from dino_detr.evaluation.detections import detect, references
-from dino_detr.training.unreadable import TooManyUnreadable, UnreadableImages
+from dino_detr.training import run as training_run
+from dino_detr.training.guards.unreadable import TooManyUnreadable, UnreadableImages
 
 
 @pytest.fixture(scope="module")
@@ -270,16 +270,16 @@ def train_and_break(data, recipe, tmp_path, monkeypatch):
     """A function that trains, on files some of which break after the check; it returns what is logged meanwhile."""
     shutil.copytree(data, tmp_path / "data")
 
-    def prepare_and_break(arguments):
-        trainer = prepare_training(arguments)
+    def prepare_and_break(options):
+        trainer = prepare(options)
         for name in names:
             (tmp_path / "data" / name).write_bytes(b"broken")
         return trainer
 
     records, handler = [], logging.Handler()
     handler.emit = lambda record: records.append(record.getMessage())
-    prepare_training, names = train_verb.prepare_training, []
-    monkeypatch.setattr(train_verb, "prepare_training", prepare_and_break)
+    prepare, names = training_run.prepare, []
+    monkeypatch.setattr(training_run, "prepare", prepare_and_break)
     library = logging.getLogger("dino_detr")
     library.addHandler(handler)
 

@@ -122,9 +122,9 @@ def test_a_batch_normalised_late_is_the_processors(samples):
     """Bit for bit what transformers' own processor makes of each image alone, 0 in the padding."""
     processor = DinoDetrImageProcessor()
     batch = collate(samples)
-    assert batch["pixel_values"].dtype == torch.uint8
+    assert batch["images"].dtype == torch.uint8
     sizes = torch.stack([label["size"] for label in batch["labels"]])
-    late = processor.normalize_padded(batch["pixel_values"], sizes)
+    late = processor.normalize_padded(batch["images"], sizes)
 
     images = [sample["image"] for sample in samples]
     expected = DetrImageProcessor(do_resize=False)(images, return_tensors="pt")
@@ -159,7 +159,7 @@ def test_workers_send_bytes_and_the_model_gets_floats(recipe, tmp_path):
     options = ["--gradient_accumulation_steps", "2", "--dataloader_num_workers", "1"]
     trainer = prepare(parse_options([str(recipe), *options, "--output_dir", str(tmp_path / "run")]))
     loader = trainer.get_train_dataloader()
-    assert {batch["pixel_values"].dtype for batch in loader} == {torch.uint8}
+    assert {batch["images"].dtype for batch in loader} == {torch.uint8}
     batches, _ = trainer.get_batch_samples(iter(loader), 2, trainer.args.device)
     assert len(batches) == 2
     order = list(trainer._get_train_sampler())
@@ -170,4 +170,4 @@ def test_workers_send_bytes_and_the_model_gets_floats(recipe, tmp_path):
         assert torch.equal(batch["pixel_values"], expected["pixel_values"])
         assert torch.equal(batch["pixel_mask"], expected["pixel_mask"])
         assert [label["image_id"] for label in batch["labels"]] == [label["image_id"] for label in expected["labels"]]
-    assert trainer._step.batches[1] is batches[1]  # what a dump of the step would hold
+    assert trainer.step.batches[1] is batches[1]  # what a dump of the step would hold

@@ -491,7 +491,7 @@ def losses(rows: Dataset) -> dict:
     samples = TrainingSamples(rows, build_augmentation("reference", [48, 64], 96), seed=0)
     batch = collate([samples[index] for index in range(len(rows))])
     batch |= DinoDetrImageProcessor().normalize_padded(
-        batch["pixel_values"], torch.stack([labels["size"] for labels in batch["labels"]])
+        batch["images"], torch.stack([labels["size"] for labels in batch["labels"]])
     )
     model = tiny_detector().train()
     torch.manual_seed(0)

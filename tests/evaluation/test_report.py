@@ -4,7 +4,6 @@ import json
 import shutil
 import warnings
 from html.parser import HTMLParser
-from types import SimpleNamespace
 from xml.etree import ElementTree
 
 import numpy as np
@@ -17,7 +16,6 @@ from dino_detr.evaluation import score_results
 from dino_detr.evaluation.coco_results import clean_results, images_of_results
 from dino_detr.evaluation.evaluate import Evaluation
 from dino_detr.evaluation.report import write_report
-from dino_detr.training import run as training_run
 
 
 class Page(HTMLParser):
@@ -196,11 +194,3 @@ def test_odd_data_has_a_report(case, tmp_path):
         assert "55 other classes" in shown and "kind 8" in shown and "kind 70" in shown
         pair = report["most_confused"][0]
         assert (pair["true"], pair["predicted"]) == ("kind 8", "kind 70")
-
-
-def test_a_fault_in_the_report_does_not_fail_the_run(tmp_path, monkeypatch):
-    said = []
-    monkeypatch.setattr(training_run.logger, "warning", said.append)
-    options = SimpleNamespace(eval_split="val", overfit_images=None, output_dir=str(tmp_path), dataset="digits")
-    training_run._write_report(SimpleNamespace(args=options, per_class={}, last_detections=None, eval_dataset=[]), {})
-    assert "The report could not be written" in said[0]

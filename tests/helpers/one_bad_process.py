@@ -8,7 +8,8 @@ import sys
 
 import torch
 
-from dino_detr.cli import main, train
+from dino_detr.cli.train import endings_in_a_line
+from dino_detr.training import parse_options, prepare, train
 from helpers.fsdp_on_cpu import allow_sharding
 
 MODULE = "model.encoder.layers.0.ffn.fc2"
@@ -24,14 +25,9 @@ def overflow(trainer) -> None:
 
 
 if __name__ == "__main__":
-    prepare = train.prepare_training
-
-    def prepare_training(arguments):
-        trainer = prepare(arguments)
-        overflow(trainer)
-        return trainer
-
-    train.prepare_training = prepare_training
     if os.environ.get("ACCELERATE_USE_FSDP") == "true":
         allow_sharding()
-    main(["train", *sys.argv[1:]])
+    trainer = prepare(parse_options(sys.argv[1:]))
+    overflow(trainer)
+    with endings_in_a_line():
+        train(trainer)

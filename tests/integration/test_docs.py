@@ -23,8 +23,7 @@ from dino_detr.data import load_detection_dataset
 from dino_detr.data.digits import NUM_SCENES
 from dino_detr.hub.conversion import convert_config
 from dino_detr.recipes import find_recipe
-from dino_detr.training import DinoDetrTrainingArguments, parse_options, prepare
-from dino_detr.training import run as training_run
+from dino_detr.training import DinoDetrTrainingArguments, description, parse_options, prepare
 
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 DOCUMENTS += [
@@ -148,7 +147,7 @@ def run_script(script: str, arguments: list[str], monkeypatch) -> None:
 def test_commands(document, command, home, hub, monkeypatch):
     monkeypatch.setattr(fake_hub, "NAMESPACE", "you")
     for name in ("write_report", "draw_sample_detections"):  # half of a small run's time; test_training.py sees them
-        monkeypatch.setattr(training_run, name, lambda *_: None)
+        monkeypatch.setattr(description, name, lambda *_: None)
     try_command([word.replace("~", str(home)) for word in shlex.split(command)], monkeypatch)
 
 

@@ -17,8 +17,8 @@ from safetensors.torch import load_file
 from transformers.trainer_pt_utils import safe_globals
 
 from dino_detr.training import parse_options
+from dino_detr.training.checkpointing.preemption import Preempted
 from dino_detr.training.ema import WeightAverage
-from dino_detr.training.preemption import Preempted
 from dino_detr.training.run import prepare
 
 SCHEDULE = ["--max_steps", "12", "--eval_steps", "3", "--save_steps", "3", "--augmentation", "reference"]
@@ -47,7 +47,8 @@ def test_average_follows_the_weights(unbroken):
 def test_average_is_the_formula():
     model = torch.nn.Linear(2, 1, bias=False)
     torch.nn.init.constant_(model.weight, 1.0)
-    ema = WeightAverage(model, 0.9)
+    ema = WeightAverage(0.9)
+    ema.start(model)
     for value in (2.0, 3.0):
         torch.nn.init.constant_(model.weight, value)
         ema.update()

@@ -13,7 +13,7 @@ from helpers.launching import ENVIRONMENT, ROOT, TWO_PROCESSES, lines, run
 from dino_detr.cli import main
 from dino_detr.data import check
 from dino_detr.runs.names import LOCK
-from dino_detr.training.preemption import Preemption
+from dino_detr.training.checkpointing.preemption import Preemption
 
 SLOW_CHECKPOINTS = """
 import sys, time

@@ -71,14 +71,14 @@ def effects(options) -> dict:
         for group in trainer.optimizer.param_groups
     ]
     averages = None
-    if any(type(callback).__name__ == "_KeepAverage" for callback in trainer.callback_handler.callbacks):
-        trainer.start_average(None)
+    if trainer.average in trainer.callback_handler.callbacks:
+        trainer.average.start(model)
         with torch.no_grad():
             model.model.query_embed.weight += 1
-        trainer.ema.update()
+        trainer.average.update()
         with torch.no_grad():
             model.model.query_embed.weight -= 1
-        averages = digest(trainer.ema.averages)
+        averages = digest(trainer.average.averages)
     drawn = [samples[index] for index in range(3)]
     stop, trainer.state.best_metric = TrainerControl(), 1.0
     for _ in range(3):  # of which none is better than the best

@@ -16,9 +16,9 @@ from helpers.tiny import tiny_detector
 
 from dino_detr import cli
 from dino_detr.training import outlook, parse_options, prepare
+from dino_detr.training.guards.out_of_memory import is_out_of_memory
 from dino_detr.training.memory import _left_in_control_groups, memory_at_hand
 from dino_detr.training.memory_estimate import activations_of_image, estimate_memory
-from dino_detr.training.out_of_memory import is_out_of_memory
 from dino_detr.training.run_length import choose_steps
 from dino_detr.training.trainer import DetectionTrainer
 

@@ -92,7 +92,9 @@ def test_bf16_finishes_as_it_began(recipe, tmp_path, monkeypatch):
         (folder / name).unlink()
     trainer, seen = prepare(parse_options([*options, "--resume_from_checkpoint", "latest"])), set()
     trainer.model.model.encoder.layers[0].ffn.fc1.register_forward_hook(lambda *args: seen.add(args[-1].dtype))
-    monkeypatch.setattr("dino_detr.training.run.draw_sample_detections", lambda *_: None)  # not a part of the figures
+    monkeypatch.setattr(
+        "dino_detr.training.description.draw_sample_detections", lambda *_: None
+    )  # not a part of the figures
     again = train(trainer)
     assert seen == {torch.bfloat16}
     assert again == figures | {"seconds": again["seconds"]}
@@ -107,13 +109,14 @@ def test_fp16_needs_a_gpu(recipe, tmp_path):
 @pytest.fixture
 def never_better(monkeypatch):
     """Evaluations whose AP (of the average, too) falls from the second on."""
-    score = DetectionTrainer._score
+    score = DetectionTrainer.score
 
-    def falling(self, rows, **kwargs):
-        figures = score(self, rows)
-        return figures | {"AP": 0.5 - 0.01 * abs(self.state.global_step - 2)}
+    def falling(self, rows=None):
+        evaluation = score(self, rows)
+        evaluation.figures["AP"] = 0.5 - 0.01 * abs(self.state.global_step - 2)
+        return evaluation
 
-    monkeypatch.setattr(DetectionTrainer, "_score", falling)
+    monkeypatch.setattr(DetectionTrainer, "score", falling)
 
 
 EARLY = ["--max_steps", "12", "--eval_steps", "1", "--save_steps", "1", "--early_stopping_patience", "3"]

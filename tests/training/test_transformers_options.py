@@ -7,7 +7,8 @@ import pytest
 from transformers import TrainingArguments
 from transformers.utils import logging
 
-from dino_detr.evaluation.coco_score import FIGURES
+from dino_detr.evaluation.evaluate import Evaluation
+from dino_detr.runs.names import FIGURES
 from dino_detr.training import DinoDetrTrainingArguments, parse_options, prepare
 from dino_detr.training.option_names import REFUSED
 from dino_detr.training.trainer import DetectionTrainer
@@ -185,11 +186,12 @@ def test_it_is_seen_before_the_first_step(recipe, tmp_path, seen_unflipped, name
 def scored(monkeypatch):
     """Figures that need no evaluation: the second is the best by AP, the first by every other."""
 
-    def score(self, rows, **kwargs):
+    def score(self, rows=None):
         step = self.state.global_step
-        return {figure: 0.9 - step / 10 for figure in FIGURES} | {"AP": 0.5 - abs(step - 3) / 10, "per_class": {}}
+        figures = {figure: 0.9 - step / 10 for figure in FIGURES} | {"AP": 0.5 - abs(step - 3) / 10, "per_class": {}}
+        return Evaluation(figures, self.eval_dataset, [], [])
 
-    monkeypatch.setattr(DetectionTrainer, "_score", score)
+    monkeypatch.setattr(DetectionTrainer, "score", score)
     monkeypatch.setattr("dino_detr.training.run_folder.draw_plots", lambda folder: None)
 
 

@@ -1,16 +1,17 @@
 """Where a run may write: in a folder of its own that has room for it; never over another run."""
 
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 from accelerate.utils import broadcast_object_list
 from torch import nn
 from transformers.utils import logging
 
-from ..runs.names import CONFIG_JSON, EVALUATION_JSONL, METRICS_JSONL
-from .checkpoints import find_checkpoint, find_damage, find_inexact, numbered_checkpoints
+from ...runs.names import CONFIG_JSON, EVALUATION_JSONL, METRICS_JSONL
+from ..options import DinoDetrTrainingArguments
+from .files import find_checkpoint, find_damage, find_inexact, numbered_checkpoints
 from .lock import FolderInUse, lock_folder, unlock_folder
-from .options import DinoDetrTrainingArguments
 
 logger = logging.get_logger(__name__)
 
@@ -152,7 +153,7 @@ def checkpoint_size(options: DinoDetrTrainingArguments, model: nn.Module) -> int
     return weights * (1 + (options.ema_decay is not None)) + (0 if options.save_only_model else moments)
 
 
-def _size(parameters) -> int:
+def _size(parameters: Iterable[nn.Parameter]) -> int:
     return sum(parameter.numel() * parameter.element_size() for parameter in parameters)
 
 

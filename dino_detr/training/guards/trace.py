@@ -2,16 +2,17 @@
 
 import re
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
-from ..loss import term_suffixes
-from ..matching import NonFinitePredictions
-from ..modeling_dino_detr import DinoDetrForObjectDetection
-from .sharding import alone
-from .step import Step, set_random_state
+from ...loss import term_suffixes
+from ...matching import NonFinitePredictions
+from ...modeling_dino_detr import DinoDetrForObjectDetection
+from ..sharding import alone
+from ..step import Step, set_random_state
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -101,7 +102,7 @@ class _Trace:
             self.handles.append(module.register_forward_hook(self._leave))
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         for handle in self.handles:
             handle.remove()
 
@@ -131,7 +132,7 @@ class _Trace:
             if not _finite(gradient):
                 self._note("backward", module, "the gradient of its input is not finite, though that of its output is")
 
-        def watched(value):
+        def watched(value: Any) -> Any:
             if not isinstance(value, Tensor) or not value.requires_grad or not torch.is_grad_enabled():
                 return value
             alias = value.view_as(value)  # others take the same tensor: each has its own part in the gradient
@@ -140,7 +141,7 @@ class _Trace:
 
         return tree_map(watched, (args, kwargs))
 
-    def _leave(self, module: nn.Module, args: tuple, output) -> None:
+    def _leave(self, module: nn.Module, args: tuple, output: Any) -> None:
         call = self.calls.pop()
 
         def gradient_of_output(gradient: Tensor) -> None:
@@ -186,7 +187,7 @@ class _Trace:
             self.finding = Finding(direction, self.names[module], type(module).__name__, how, self.micro_batch)
 
 
-def _finite(value) -> bool:
+def _finite(value: object) -> bool:
     return not isinstance(value, Tensor) or not value.is_floating_point() or bool(value.isfinite().all())
 
 

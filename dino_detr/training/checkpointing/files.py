@@ -1,15 +1,18 @@
 """Checkpoints of a run: whole or absent, and found again."""
 
+import errno
 import json
 import re
 import shutil
 import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 from transformers.utils import logging
 
-from ..runs.names import (
+from ...runs.names import (
     AVERAGE,
     CONFIG_JSON,
     FILES_JSON,
@@ -18,11 +21,58 @@ from ..runs.names import (
     checkpoint_step,
     partial_path,
 )
+from .lock import check_lock
 
 logger = logging.get_logger(__name__)
 
 TRAINING_STATE = ("optimizer.pt", "scheduler.pt")  # beside rng_state.pth, or rng_state_<process>.pth of several
 _NEEDED = re.compile(r".*\.(safetensors|pt|pth)|(config|model\.safetensors\.index)\.json")
+
+
+@contextmanager
+def written_whole(checkpoint: Path, size: int, main_process: bool, wait: Callable[[], None]) -> Iterator[Path]:
+    """
+    Yield a folder into which all processes write a checkpoint. It gets its name when all is there: a kill leaves no
+    half of one.
+
+    Args:
+        size: bytes of the checkpoint, about.
+        main_process: whether this is the one that makes, lists and renames the folder.
+        wait: for all processes.
+
+    Raises:
+        FolderLost: if another run has taken the run folder meanwhile.
+        OSError: with ENOSPC, if the disk is full.
+    """
+    partial = partial_path(checkpoint)
+    if main_process:
+        check_lock(checkpoint.parent)
+    try:
+        if main_process:
+            shutil.rmtree(partial, ignore_errors=True)
+        wait()
+        yield partial
+        wait()
+        if main_process:
+            list_files(partial)
+    except (OSError, RuntimeError, SafetensorError) as fault:
+        if not _disk_is_full(fault, checkpoint.parent, size):
+            raise
+        shutil.rmtree(partial, ignore_errors=True)
+        raise OSError(
+            errno.ENOSPC,
+            f"no room for {checkpoint}: make some and go on with --resume_from_checkpoint latest; the checkpoints "
+            "before it are whole",
+        ) from fault
+    if main_process:
+        publish_checkpoint(checkpoint)
+
+
+def _disk_is_full(fault: Exception, folder: Path, size: int) -> bool:
+    """Tell whether it is. torch.save and safetensors do not always say why they failed to write."""
+    if getattr(fault, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(fault):
+        return True
+    return shutil.disk_usage(folder).free < size
 
 
 def list_files(checkpoint: Path) -> None:

@@ -6,18 +6,19 @@ from pathlib import Path
 
 import pytest
 import torch
-from accelerate import Accelerator
 from helpers.launching import ROOT, TWO_PROCESSES, lines, run
 from helpers.one_bad_process import MODULE
 from torch.nn import functional as F
 
 from dino_detr import DinoDetrForObjectDetection
 from dino_detr.matching import NonFinitePredictions
+from dino_detr.runs.names import REPORT_JSON
 from dino_detr.training import parse_options
-from dino_detr.training.nonfinite import INPUTS, REPORT, NonFinite, read_dump, replay, write_dump
+from dino_detr.training.guards.dump import INPUTS, read_dump, replay, write_dump
+from dino_detr.training.guards.nonfinite import NonFinite
+from dino_detr.training.guards.trace import find_nonfinite
 from dino_detr.training.run import prepare
 from dino_detr.training.step import Step, random_state
-from dino_detr.training.trace import find_nonfinite
 
 CPU = torch.device("cpu")
 FSDP2 = ["-m", "accelerate.commands.launch", "--config_file", ROOT / "recipes" / "accelerate" / "fsdp2.yaml"]
@@ -41,7 +42,7 @@ def trainer(recipe, tmp_path):
 def step(trainer) -> Step:
     """The first two batches as one step."""
     trainer.get_batch_samples(iter(trainer.get_train_dataloader()), 2, CPU)
-    step = trainer._step
+    step = trainer.step
     step.random_state = random_state(CPU)
     trainer.create_optimizer()
     trainer.model.train()
@@ -99,7 +100,7 @@ def test_an_overflow_is_traced_to_its_module_and_replayed(trainer, recipe, data,
     assert same(weights(dump), weights(checkpoint))
     assert not list(folder.glob("checkpoint-*")) and not (folder / "model.safetensors").exists()
     assert {path.suffix for path in dump.iterdir()} == {".json", ".safetensors", ".py"}  # nothing pickled
-    report = json.loads((dump / REPORT).read_text(), parse_constant=pytest.fail)  # JSON knows no NaN
+    report = json.loads((dump / REPORT_JSON).read_text(), parse_constant=pytest.fail)  # JSON knows no NaN
     ids = {image["id"] for image in json.loads((data / "annotations/instances_train.json").read_text())["images"]}
     assert len(report["image_ids"][0]) == 4 and set(report["image_ids"][0]) <= ids
 
@@ -148,7 +149,7 @@ def test_a_gradient_that_is_not_finite_stops_a_run(trainer, monkeypatch):
     with pytest.raises(NonFinite, match=r"loss term  all are finite\n  module     model.decoder.layers.0.ffn.fc2 \(L"):
         trainer.train()
     dump = Path(trainer.args.output_dir) / "nonfinite" / "step-1"
-    report = json.loads((dump / REPORT).read_text())
+    report = json.loads((dump / REPORT_JSON).read_text())
     assert (report["direction"], report["gradient_norm"]) == ("backward", "nan")
     assert all(0 < float(loss) < float("inf") for loss in report["losses"])
     assert same(trainer.model.state_dict(), before)
@@ -209,20 +210,23 @@ def test_bad_values_are_traced_forward(trainer, step, precision):
         step.forward(model, model.config, step.batches[0])
 
 
-def test_fp16_leaves_gradients_to_its_scaler(trainer, step, monkeypatch):
+def test_fp16_leaves_gradients_to_its_scaler(trainer, step):
+    def check(gradient_norm: float) -> None:
+        trainer.finite_check.check(step, torch.tensor(gradient_norm), trainer.model, trainer.optimizer)
+
     step.losses = [torch.tensor(1.0)]
     with pytest.raises(NonFinite, match="unknown: the step is finite when it is run again"):
-        trainer._watch.check(step, torch.tensor(torch.nan))
-    monkeypatch.setattr(Accelerator, "mixed_precision", "fp16")
-    trainer._watch.check(step, torch.tensor(torch.nan))
+        check(torch.nan)
+    trainer.args.fp16 = True
+    check(torch.nan)
     step.losses.append(torch.tensor(torch.inf))
     with pytest.raises(NonFinite, match="bf16 instead of fp16"):
-        trainer._watch.check(step, torch.tensor(1.0))
+        check(1.0)
 
 
 def test_a_dump_is_the_step(trainer, step, tmp_path, monkeypatch):
     """Bit for bit, noise and dropout included; it is whole or refused, and never written over."""
-    report = {"step": 7, "process": 0, "processes": 1, "most_boxes": step.most_boxes, "gradient_checkpointing": False}
+    report = {"step": 7, "process": 0, "processes": 1, "most_boxes": step.max_boxes, "gradient_checkpointing": False}
     dumps = [write_dump(tmp_path, trainer.model, step, report) for _ in range(2)]
     assert [dump.name for dump in dumps] == ["step-7", "step-7-2"]
     assert not list((tmp_path / "nonfinite").glob(".*"))
@@ -247,7 +251,7 @@ def test_a_dump_is_the_step(trainer, step, tmp_path, monkeypatch):
     (dumps[0] / INPUTS).write_bytes(content[:-100])
     with pytest.raises(ValueError, match=r"step-7/inputs\.safetensors is damaged"):
         replay(dumps[0], CPU)
-    (dumps[0] / REPORT).unlink()
+    (dumps[0] / REPORT_JSON).unlink()
     with pytest.raises(ValueError, match=r"step-7 is not a whole dump of a step: it has no report\.json"):
         replay(dumps[0], CPU)
 
@@ -257,5 +261,5 @@ def test_a_dump_that_cannot_be_written_hides_nothing(trainer, step):
     (folder / "nonfinite").write_text("in the way")
     step.losses = [torch.tensor(torch.nan)]
     with pytest.raises(NonFinite, match=r"step       1\n(.*\n)+  dump       could not be written: .*nonfinite"):
-        trainer._watch.check(step, torch.tensor(1.0))
+        trainer.finite_check.check(step, torch.tensor(1.0), trainer.model, trainer.optimizer)
     assert (folder / "nonfinite").read_text() == "in the way"

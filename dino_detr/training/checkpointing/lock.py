@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 from transformers.utils import logging
 
-from ..runs.names import LOCK
+from ...runs.names import LOCK
 
 logger = logging.get_logger(__name__)
 
@@ -75,7 +75,7 @@ def lock_folder(folder: Path) -> None:
         FolderInUse: if another run has it; says which. The folder is then as it was.
         OSError: if the folder cannot be written to.
     """
-    path, mine = _place(folder), _describe_this_process()
+    path, mine = _lock_path(folder), _describe_this_process()
     taken_over = False
     path.parent.mkdir(parents=True, exist_ok=True)
     while not _holds(path):
@@ -84,10 +84,12 @@ def lock_folder(folder: Path) -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
             _try_to_lock(path, mine, SETTLE if taken_over else 0.0)
         elif _is_alive(path, holder):
-            raise FolderInUse(f"{folder} is in use by another run, {_shown(holder)}: choose another --output_dir, or "
-                              "wait until it has ended")  # fmt: skip
+            raise FolderInUse(
+                f"{folder} is in use by another run, {_describe(holder)}: choose another --output_dir, or wait until "
+                "it has ended"
+            )
         else:
-            logger.warning(f"{folder}: the run that had it, {_shown(holder)}, is gone, and this one takes over")
+            logger.warning(f"{folder}: the run that had it, {_describe(holder)}, is gone, and this one takes over")
             _remove_stale(path, holder)
             taken_over = True
 
@@ -113,9 +115,9 @@ def _try_to_lock(path: Path, mine: dict, settle: float) -> None:
 
 def unlock_folder(folder: Path, now_at: Path | None = None) -> None:
     """Give the folder back, if this process has it; `now_at` is where it has been moved meanwhile."""
-    lock = _held.pop(_place(folder), None)
+    lock = _held.pop(_lock_path(folder), None)
     if lock is not None and lock.holder["process"] == os.getpid():  # not in a data worker
-        lock.release(lock.path if now_at is None else _place(now_at))
+        lock.release(lock.path if now_at is None else _lock_path(now_at))
 
 
 def check_lock(folder: Path) -> None:
@@ -125,9 +127,9 @@ def check_lock(folder: Path) -> None:
     Raises:
         FolderLost: if another run has it, for this one had been asleep.
     """
-    lock = _held.get(_place(folder))
+    lock = _held.get(_lock_path(folder))
     if lock is not None and not lock.is_ours():
-        raise FolderLost(f"{folder} was taken over by another run, {_shown(_read(lock.path) or {})}: this one ends "
+        raise FolderLost(f"{folder} was taken over by another run, {_describe(_read(lock.path) or {})}: this one ends "
                          "and writes nothing more")  # fmt: skip
 
 
@@ -137,7 +139,7 @@ def _unlock_all() -> None:
         unlock_folder(path.parent)
 
 
-def _place(folder: Path) -> Path:
+def _lock_path(folder: Path) -> Path:
     return Path(folder).absolute() / LOCK
 
 
@@ -198,8 +200,8 @@ def _runs(process: int, started: str | None) -> bool:
 def _gives_sign_of_life(path: Path, holder: dict) -> bool:
     """Wait until the lock changes, which it does while its run lives, or has not changed for `STALE` seconds."""
     logger.warning(
-        f"{path.parent}: a run has it on another host, {_shown(holder)}; waiting up to {STALE:.0f} s to see whether it "
-        "lives"
+        f"{path.parent}: a run has it on another host, {_describe(holder)}; waiting up to {STALE:.0f} s to see whether "
+        "it lives"
     )
     first, until = _time_of(path), time.monotonic() + STALE
     while time.monotonic() < until and first is not None:
@@ -250,7 +252,7 @@ def _read(path: Path) -> dict | None:
     return content if _names_a_process(content) else {}
 
 
-def _names_a_process(content) -> bool:
+def _names_a_process(content: object) -> bool:
     """Whether this is what `_describe_this_process` makes, and no other program's, or half of it."""
     if not isinstance(content, dict) or not {"process", "started", "machine"} <= content.keys():
         return False
@@ -269,6 +271,6 @@ def _remove_stale(path: Path, holder: dict) -> None:
         aside.unlink()
 
 
-def _shown(holder: dict) -> str:
+def _describe(holder: dict) -> str:
     host, process, since = (holder.get(name, "unknown") for name in ("host", "process", "since"))
     return f"process {process} on host {host} since {since}"

@@ -3,8 +3,12 @@
 import errno
 from collections.abc import Callable
 from functools import wraps
+from typing import TYPE_CHECKING, Any
 
 import torch
+
+if TYPE_CHECKING:
+    from ..options import DinoDetrTrainingArguments
 
 # What torch, C++ and the data workers say of it, on CPUs and GPUs.
 _SIGNS = (
@@ -24,11 +28,11 @@ def is_out_of_memory(fault: BaseException) -> bool:
     return isinstance(fault, (RuntimeError, OSError)) and any(sign in str(fault) for sign in _SIGNS)
 
 
-def explain_out_of_memory(train: Callable) -> Callable:
+def explain_out_of_memory(train: Callable[..., Any]) -> Callable[..., Any]:
     """Make a function of a trainer raise `OutOfMemory` where memory ends."""
 
     @wraps(train)
-    def explained(trainer):
+    def explained(trainer: Any) -> Any:
         try:
             return train(trainer)
         except Exception as fault:
@@ -42,7 +46,7 @@ def explain_out_of_memory(train: Callable) -> Callable:
     return explained
 
 
-def what_takes_less(options) -> str:
+def what_takes_less(options: "DinoDetrTrainingArguments") -> str:
     """Return which options to change, first the one that leaves the result as it is."""
     parts, at_once = [], options.per_device_train_batch_size
     if at_once > 1:

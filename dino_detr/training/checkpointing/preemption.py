@@ -5,13 +5,17 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from ctypes import c_byte
 from functools import partial
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainerControl, TrainerState
 
+from ..options import DinoDetrTrainingArguments
 from .lock import unlock_folder
 
 EXIT_STATUS = 75  # EX_TEMPFAIL of sysexits.h: try again later
@@ -22,7 +26,7 @@ BY_SCHEDULER, BY_PERSON = 1, 2  # who asked; 0 if nobody
 AGAIN = 0.5  # seconds after which Ctrl-C is a second one; `timeout`, for one, sends it twice at once
 
 
-def outlive_signals(heeded, _worker_id: int) -> None:
+def outlive_signals(heeded: c_byte, _worker_id: int) -> None:
     """
     Let a data worker live on when a scheduler or Ctrl-C signals its whole group: the last step still needs it.
 
@@ -33,7 +37,7 @@ def outlive_signals(heeded, _worker_id: int) -> None:
         signal.signal(number, partial(_pass_once, heeded))
 
 
-def _pass_once(heeded, number: int, _frame) -> None:
+def _pass_once(heeded: c_byte, number: int, _frame: FrameType | None) -> None:
     if number == signal.SIGINT:
         return
     signal.signal(number, signal.SIG_DFL)
@@ -42,7 +46,19 @@ def _pass_once(heeded, number: int, _frame) -> None:
 
 
 class Preempted(Exception):
-    """Training stopped at a signal; its last checkpoint goes on from there."""
+    """
+    Training stopped at a signal. Its last checkpoint goes on from there.
+
+    Args:
+        step: the last that was trained.
+        exit_status: with which the process should end.
+    """
+
+    def __init__(self, step: int, exit_status: int):
+        super().__init__(
+            f"stopped by a signal at step {step}; go on with the same command and --resume_from_checkpoint latest"
+        )
+        self.exit_status = exit_status
 
 
 class Preemption(TrainerCallback):
@@ -63,7 +79,7 @@ class Preemption(TrainerCallback):
         self._heeded = multiprocessing.RawValue("b", 0)  # data workers see it too
 
     @property
-    def worker_init_fn(self):
+    def worker_init_fn(self) -> Callable[[int], None]:
         return partial(outlive_signals, self._heeded)
 
     @property
@@ -83,7 +99,7 @@ class Preemption(TrainerCallback):
             finally:
                 self._heeded.value = 0
 
-    def _ask(self, number, frame):
+    def _ask(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._process:  # a data worker of an evaluation: forked, it has this handler too
             _pass_once(self._heeded, number, frame)
         elif number != signal.SIGINT:
@@ -93,22 +109,26 @@ class Preemption(TrainerCallback):
                 self._end_at_once()
         else:
             self.asked, self._since = BY_PERSON, time.monotonic()
-            _tell("dino-detr: stopping after this step, with a checkpoint; Ctrl-C again ends at once")
+            _write_line("dino-detr: stopping after this step, with a checkpoint; Ctrl-C again ends at once")
 
     def _end_at_once(self) -> None:
         unlock_folder(self.folder)
         for child in multiprocessing.active_children():
             child.kill()
-        _tell("dino-detr: stopped at once by a second Ctrl-C; go on with --resume_from_checkpoint latest")
+        _write_line("dino-detr: stopped at once by a second Ctrl-C; go on with --resume_from_checkpoint latest")
         os._exit(INTERRUPTED_STATUS)
 
-    def on_step_end(self, args, state, control, **kwargs):
+    def on_step_end(
+        self, args: DinoDetrTrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         if self.agreed:
             self.evaluation_due = control.should_evaluate
             control.should_evaluate = False
             control.should_save = control.should_training_stop = True
 
-    def on_epoch_end(self, args, state, control, **kwargs):
+    def on_epoch_end(
+        self, args: DinoDetrTrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         if self.agreed:
             # the Trainer ends the epoch when it stops in the midst of one, too
             ended = abs(state.epoch - round(state.epoch)) < 1e-6
@@ -123,8 +143,8 @@ def stopping_at_once() -> Iterator[None]:
     the status that says "again". It is as when Python exits: what a run holds is given back.
     """
 
-    def stop(number, _):
-        _tell(f"dino-detr: stopped by {signal.Signals(number).name} before the first step or after the last")
+    def stop(number: int, _: FrameType | None) -> None:
+        _write_line(f"dino-detr: stopped by {signal.Signals(number).name} before the first step or after the last")
         raise SystemExit(EXIT_STATUS)
 
     in_main_thread = threading.current_thread() is threading.main_thread()
@@ -133,7 +153,7 @@ def stopping_at_once() -> Iterator[None]:
 
 
 @contextmanager
-def _handled(signals: list[int], handler) -> Iterator[None]:
+def _handled(signals: list[int], handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
     former = {number: signal.signal(number, handler) for number in signals}
     try:
         yield
@@ -142,7 +162,7 @@ def _handled(signals: list[int], handler) -> Iterator[None]:
             signal.signal(number, signal.SIG_DFL if handler_before is None else handler_before)
 
 
-def _tell(line: str) -> None:
+def _write_line(line: str) -> None:
     """Write a line by the main process, past Python's buffer: a signal may come while that is being written."""
     if os.environ.get("RANK", "0") == "0":
         os.write(2, f"\n{line}\n".encode())

@@ -11,8 +11,9 @@ from transformers import TrainerCallback
 
 from dino_detr.runs.names import FILES_JSON
 from dino_detr.training import parse_options, prepare, train
-from dino_detr.training.checkpoints import delete_oldest, find_checkpoint, find_damage
-from dino_detr.training.output_dir import claim_output_dir, release_output_dir
+from dino_detr.training.checkpointing.files import delete_oldest, find_checkpoint, find_damage
+from dino_detr.training.checkpointing.output_dir import claim_output_dir, release_output_dir
+from dino_detr.training.checkpointing.state import find_best
 
 TOKEN = "hf_abcdefghijklmnopqrstuvwxyz"
 SHORT = ["--eval_strategy", "no", "--load_best_model_at_end", "false"]
@@ -193,9 +194,9 @@ def test_the_best_checkpoint_is_found_where_a_run_was_moved_to_or_looked_for_ane
     trainer = prepare(parse_options([str(recipe), *options]))
     state = trainer.state
     state.best_global_step, state.best_metric, state.best_model_checkpoint = 1, 0.5, "/before/checkpoint-1"
-    trainer.find_best()
+    find_best(state, run_copy)
     assert state.best_model_checkpoint == str(run_copy / "checkpoint-1")
     shutil.rmtree(run_copy / "checkpoint-1")
-    trainer.find_best()
+    find_best(state, run_copy)
     assert state.best_metric is state.best_global_step is state.best_model_checkpoint is None
     assert "checkpoint-1, the best checkpoint so far, is not there any more" in caplog.text

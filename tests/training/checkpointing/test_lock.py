@@ -14,8 +14,9 @@ import pytest
 from helpers.launching import ENVIRONMENT, ROOT, TWO_PROCESSES, run
 
 from dino_detr.runs.names import LOCK
-from dino_detr.training import lock, parse_options, prepare
-from dino_detr.training.lock import FolderInUse, FolderLost, check_lock, lock_folder, unlock_folder
+from dino_detr.training import parse_options, prepare
+from dino_detr.training.checkpointing import lock
+from dino_detr.training.checkpointing.lock import FolderInUse, FolderLost, check_lock, lock_folder, unlock_folder
 
 FORK = multiprocessing.get_context("fork")
 

@@ -12,7 +12,7 @@ import yaml
 from helpers.launching import TWO_PROCESSES, lines, run
 
 from dino_detr.training import parse_options, prepare
-from dino_detr.training.output_dir import checkpoint_size
+from dino_detr.training.checkpointing.output_dir import checkpoint_size
 
 
 def test_overwrite_sets_the_old_run_aside(recipe, tmp_path):
