@@ -76,9 +76,9 @@ def evaluate_results(options: argparse.Namespace) -> tuple[Evaluation, str | Non
     """
     from ..data.annotation_json import read_json
     from ..data.findings import Findings
-    from ..evaluation.coco_results import clean_results, images_of_results, score_cleaned
+    from ..evaluation.coco.image_ids import find_image_ids
+    from ..evaluation.coco.results import clean_results, images_of_results, score_cleaned
     from ..evaluation.evaluate import Evaluation
-    from ..evaluation.image_ids import find_image_ids
 
     if options.predictions:
         raise ValueError("--predictions goes with a checkpoint; a results file holds the predictions already")

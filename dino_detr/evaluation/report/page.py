@@ -4,7 +4,7 @@ from jinja2 import Environment, PackageLoader
 
 from ... import __version__
 from ...runs.names import FIGURES
-from ..coco_results import format_figure
+from ..coco.results import format_figure
 from ..errors import ERRORS, ImageMatches
 from .figures import MOST_BARS, MOST_CELLS
 

@@ -6,13 +6,13 @@ from collections import Counter, defaultdict
 import numpy as np
 import torch
 
-from ..data.annotation_json import LISTS
-from ..data.box_forms import NORMALISED
-from ..data.coco import clean_annotations
-from ..data.coco_reader import is_plain_box
-from ..data.findings import Findings
-from ..data.numbers import number_ids, read_box, read_number, read_whole, shown
-from .coco_score import FIGURES, find_scorer, pack_detections, pack_objects, score
+from ...data.annotation_json import LISTS
+from ...data.box_forms import NORMALISED
+from ...data.coco import clean_annotations
+from ...data.coco_reader import is_plain_box
+from ...data.findings import Findings
+from ...data.numbers import number_ids, read_box, read_number, read_whole, shown
+from .score import FIGURES, find_scorer, pack_detections, pack_objects, score
 
 _FEW = 5  # boxes: too few to see that they are normalised
 _ROW = {"image_id", "category_id", "bbox", "score"}  # what a result has

@@ -5,8 +5,8 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..runs.history import learning_rate_drops, read_history, read_mapping
-from ..runs.names import EVALUATION_JSONL, METRICS_JSONL, RECIPE_YAML
+from ...runs.history import learning_rate_drops, read_history, read_mapping
+from ...runs.names import EVALUATION_JSONL, METRICS_JSONL, RECIPE_YAML
 
 _STEP, _AP = "Step", "bbox/AP"  # detectron2's names, as wandb exports them
 

@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import StrMethodFormatter
 
-from .forecast import CURVES, curve, delta_interval, format_ap
+from . import CURVES, curve, delta_interval, format_ap
 
 _COLORS = {"power_law": "#0072B2", "logarithmic": "#009E73", "log_linear": "#D55E00"}  # as in plots.py
 
