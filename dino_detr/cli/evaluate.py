@@ -154,33 +154,10 @@ def is_annotation_file(dataset: str) -> bool:
 
 def read_annotations(dataset: str, split: str) -> dict:
     """Return COCO annotations of a file as they are, or of a data set."""
-    from ..data import category_ids, class_names
     from ..data.annotation_json import CocoAnnotations, read_json
     from ..data.coco import take_part
-    from ..data.image_files import image_names
+    from ..data.coco_writer import rows_to_coco
 
     if is_annotation_file(dataset):
         return take_part(read_json(Path(dataset), CocoAnnotations), split)
-    rows = checked_rows(dataset, split)
-    images = [{"id": id_, "file_name": name} for id_, name in zip(rows["image_id"], image_names(rows))]
-    rows = rows.remove_columns("image")
-    ids, names = category_ids(rows), class_names(rows)
-    annotations = []
-    for row in rows:
-        objects = row["objects"]
-        for bbox, category, area, crowd in zip(*(objects[name] for name in ("bbox", "category", "area", "iscrowd"))):
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": row["image_id"],
-                    "category_id": ids[category],
-                    "bbox": bbox,
-                    "area": area,
-                    "iscrowd": crowd,
-                }
-            )
-    return {
-        "images": images,
-        "annotations": annotations,
-        "categories": [{"id": category_id, "name": name} for category_id, name in zip(ids, names)],
-    }
+    return rows_to_coco(checked_rows(dataset, split))
