@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,13 +14,14 @@ from transformers import (
     MODEL_FOR_BACKBONE_MAPPING,
     AutoBackbone,
     AutoConfig,
-    PreTrainedConfig,
+    PreTrainedModel,
     TimmBackboneConfig,
 )
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import logging
 
-from .linear import fast_linears, is_captured
+from .configuration_dino_detr import DinoDetrConfig
+from .cpu_linear import fast_linears, is_captured
 
 logger = logging.get_logger(__name__)
 
@@ -33,13 +35,13 @@ class DinoDetrBackbone(nn.Module):
     The image is zero-padded at the right and bottom to whole patches (at least two each way, which the pyramid halves).
     """
 
-    def __init__(self, config):
+    def __init__(self, config: DinoDetrConfig):
         super().__init__()
         self.frozen = config.freeze_backbone
-        self.model = build_backbone(config.backbone_config)
+        self.model: Any = build_backbone(config.backbone_config)  # of one of many classes
         self.patch_size = backbone_patch_size(config.backbone_config)
-        self.channels = self.model.channels[-1]
-        if config.position_embedding_antialias and config.backbone_config.model_type == "dinov2":
+        self.channels: int = self.model.channels[-1]
+        if config.position_embedding_antialias and self.model.config.model_type == "dinov2":
             embeddings = self.model.embeddings
             embeddings.interpolate_pos_encoding = partial(_interpolate_positions_antialiased, embeddings)
         self.freeze()
@@ -122,8 +124,8 @@ class DinoDetrBackbone(nn.Module):
                 hook.post_forward(vit, None)
 
 
-def build_backbone(backbone_config: PreTrainedConfig, **timm_arguments) -> nn.Module:
-    """A backbone with random weights (with timm's `pretrained=True`: with its own)."""
+def build_backbone(backbone_config: Any, **timm_arguments: Any) -> PreTrainedModel:
+    """Build a backbone with random weights, or with timm's `pretrained=True` with its own."""
     if backbone_config.model_type not in SUPPORTED:
         raise ValueError(
             f"backbone {backbone_config.model_type!r} is not supported; choose from {', '.join(SUPPORTED)}"
@@ -134,14 +136,14 @@ def build_backbone(backbone_config: PreTrainedConfig, **timm_arguments) -> nn.Mo
 
     # TimmBackboneConfig has no place for timm's own arguments, so they are kept beside its fields
     arguments = getattr(backbone_config, "timm_arguments", {}) | timm_arguments
-    model = TimmBackbone(backbone_config, **arguments)
+    model: Any = TimmBackbone(backbone_config, **arguments)
     reductions = {info["reduction"] for info in model._backbone.feature_info.get_dicts()}
     if not hasattr(getattr(model._backbone, "model", None), "blocks") or len(reductions) != 1:
         raise ValueError(f"timm:{backbone_config.backbone} is not a plain ViT, which the feature pyramid needs")
     return model
 
 
-def backbone_patch_size(backbone_config: PreTrainedConfig) -> int:
+def backbone_patch_size(backbone_config: Any) -> int:
     """Side of a patch in pixels."""
     if backbone_config.model_type == "timm_backbone":
         return backbone_config.timm_arguments["patch_size"]
@@ -149,9 +151,9 @@ def backbone_patch_size(backbone_config: PreTrainedConfig) -> int:
     return size if isinstance(size, int) else size[0]
 
 
-def load_pretrained_backbone(source: str, patch_size: int | None = None) -> nn.Module:
+def load_pretrained_backbone(source: str, patch_size: int | None = None) -> PreTrainedModel:
     """
-    A pretrained backbone, its patch embedding and position grid resampled where `patch_size` is not its own.
+    Load a pretrained backbone. Its patch embedding and position grid are resampled if `patch_size` is not its own.
 
     Args:
         source: a Hub id or folder of transformers, or `timm:<name>`.
@@ -169,7 +171,8 @@ def load_pretrained_backbone(source: str, patch_size: int | None = None) -> nn.M
     config.apply_layernorm = config.model_type == "dinov3_vit"
     config.out_features, config.reshape_hidden_states = [config.stage_names[-1]], True
     # `AutoBackbone.from_pretrained` would ask the Hub whether it knows `source`, be it a folder or offline
-    backbone, loading = MODEL_FOR_BACKBONE_MAPPING[type(config)].from_pretrained(
+    backbone_class: Any = MODEL_FOR_BACKBONE_MAPPING[type(config)]
+    backbone, loading = backbone_class.from_pretrained(
         source, config=config, dtype=torch.float32, output_loading_info=True
     )
     missing = sorted(set(loading["missing_keys"]) | {str(key) for key in loading["mismatched_keys"]})
@@ -185,7 +188,7 @@ def load_pretrained_backbone(source: str, patch_size: int | None = None) -> nn.M
     return backbone
 
 
-def _describe_change(source: str, old_patch_size: int, backbone: nn.Module) -> str:
+def _describe_change(source: str, old_patch_size: int, backbone: Any) -> str:
     change = f"{source}: patch embedding resampled {old_patch_size} -> {backbone.config.patch_size}"
     if hasattr(backbone.embeddings, "position_embeddings"):
         side = backbone.config.image_size // backbone.config.patch_size
@@ -203,31 +206,35 @@ def _import_timm(purpose: str) -> ModuleType:
 
 
 @torch.no_grad()
-def _change_patch_size(backbone: nn.Module, patch_size: int) -> nn.Module:
-    """The same backbone for patches of another size (pseudo-inverse resize of FlexiViT, arXiv 2212.08013, 3.4)."""
+def _change_patch_size(backbone: PreTrainedModel, patch_size: int) -> PreTrainedModel:
+    """Resample a backbone to another patch size (pseudo-inverse resize of FlexiViT, arXiv 2212.08013, 3.4)."""
     timm = _import_timm("changing a backbone's patch size")
     config = type(backbone.config).from_dict(backbone.config.to_dict() | {"patch_size": patch_size})
-    resized = AutoBackbone.from_config(config)
+    resized: PreTrainedModel = AutoBackbone.from_config(config)
     weights = backbone.state_dict()
     for name, expected in resized.state_dict().items():
         if weights[name].shape == expected.shape:
             continue
         if name.endswith("position_embeddings"):
             side = config.image_size // patch_size
-            weights[name] = timm.layers.resample_abs_pos_embed(weights[name], [side, side], num_prefix_tokens=1)
+            weights[name] = timm.layers.resample_abs_pos_embed(  # pyright: ignore[reportPossiblyUnboundVariable]
+                weights[name], [side, side], num_prefix_tokens=1
+            )
         else:
-            weights[name] = timm.layers.resample_patch_embed(weights[name], [patch_size, patch_size])
+            weights[name] = timm.layers.resample_patch_embed(  # pyright: ignore[reportPossiblyUnboundVariable]
+                weights[name], [patch_size, patch_size]
+            )
     resized.load_state_dict(weights)
     return resized
 
 
-def _load_timm_backbone(name: str, patch_size: int | None) -> nn.Module:
+def _load_timm_backbone(name: str, patch_size: int | None) -> PreTrainedModel:
     timm = _import_timm(f"timm:{name}")
     if timm.get_pretrained_cfg(name) is None:
         raise ValueError(f"timm knows no pretrained model named {name!r}")
     with torch.device("meta"):  # only to learn its own patch and image size
         model = timm.create_model(name)
-    embedding = getattr(model, "patch_embed", None)
+    embedding: Any = getattr(model, "patch_embed", None)
     if not hasattr(model, "blocks") or not hasattr(embedding, "patch_size"):
         raise ValueError(f"timm:{name} is not a plain ViT, which the feature pyramid needs")
     arguments = {
@@ -235,15 +242,16 @@ def _load_timm_backbone(name: str, patch_size: int | None) -> nn.Module:
         "patch_size": patch_size or embedding.patch_size[0],
         "dynamic_img_size": True,
     }
-    config = TimmBackboneConfig(backbone=name, out_indices=[-1], timm_arguments=arguments)
+    fields: dict[str, Any] = {"out_indices": [-1], "timm_arguments": arguments}
+    config = TimmBackboneConfig(backbone=name, **fields)
     backbone = build_backbone(config, pretrained=True)  # timm resamples what it loads
     if arguments["patch_size"] != embedding.patch_size[0]:
         logger.warning(f"timm:{name}: patch embedding resampled {embedding.patch_size[0]} -> {patch_size} by timm")
     return backbone
 
 
-def _interpolate_positions_antialiased(module: nn.Module, embeddings: Tensor, height: int, width: int) -> Tensor:
-    """`Dinov2Embeddings.interpolate_pos_encoding` with antialiasing, as timm (and so the reference) resamples."""
+def _interpolate_positions_antialiased(module: Any, embeddings: Tensor, height: int, width: int) -> Tensor:
+    """Resample as `Dinov2Embeddings.interpolate_pos_encoding`, but with antialiasing, as timm and the reference do."""
     positions = module.position_embeddings  # [1, 1 + grid * grid, C]
     grid = int((positions.shape[1] - 1) ** 0.5)
     rows, columns = height // module.patch_embeddings.patch_size[0], width // module.patch_embeddings.patch_size[1]

@@ -1,23 +1,23 @@
-"""Box arithmetic. Boxes are float32 whatever the autocast: half precision moves them by pixels."""
+"""Box arithmetic, in float32 whatever the autocast, because half precision moves boxes by pixels."""
 
 import torch
 from torch import Tensor
 
 
 def cxcywh_to_xyxy(boxes: Tensor) -> Tensor:
-    """(centre x, centre y, width, height) -> (left, top, right, bottom), `[..., 4]`."""
+    """Turn (centre x, centre y, width, height) into (left, top, right, bottom), `[..., 4]`."""
     centre, half = boxes[..., :2], boxes[..., 2:] / 2
     return torch.cat([centre - half, centre + half], dim=-1)
 
 
 def xyxy_to_cxcywh(boxes: Tensor) -> Tensor:
-    """(left, top, right, bottom) -> (centre x, centre y, width, height), `[..., 4]`."""
+    """Turn (left, top, right, bottom) into (centre x, centre y, width, height), `[..., 4]`."""
     low, high = boxes[..., :2], boxes[..., 2:]
     return torch.cat([(low + high) / 2, high - low], dim=-1)
 
 
 def inverse_sigmoid(x: Tensor, eps: float = 1e-3) -> Tensor:
-    """The logit of `x`, which is first kept within `eps` of 0 and 1 (the reference's eps)."""
+    """Return the logit of `x`. Its distance from 0 and 1 counts as at least `eps`, the reference's."""
     x = x.clamp(0, 1)
     return torch.log(x.clamp(min=eps) / (1 - x).clamp(min=eps))
 

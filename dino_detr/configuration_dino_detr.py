@@ -1,4 +1,6 @@
-"""What a checkpoint says of itself."""
+"""The configuration: what a checkpoint says of itself."""
+
+from typing import Any
 
 from huggingface_hub.dataclasses import strict
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
@@ -6,14 +8,14 @@ from transformers.utils import logging
 
 logger = logging.get_logger(__name__)
 
-# What `PreTrainedConfig` understands beyond its own fields, and what it writes into `config.json`.
+# Arguments that `PreTrainedConfig` understands beyond its own fields, and keys it writes into `config.json`.
 _BASE_ARGUMENTS = {
     "num_labels", "name_or_path", "torch_dtype", "attn_implementation", "experts_implementation", "output_attentions",
     "model_type", "auto_map", "_name_or_path", "_commit_hash", "_attn_implementation", "_attn_implementation_internal",
     "_experts_implementation", "_experts_implementation_internal", "_output_attentions", "quantization_config",
 }  # fmt: skip
 
-# What says how to load, not what: `pipeline` gives all of its `model_kwargs` to the configuration as well.
+# Options of loading. `pipeline` gives all of its `model_kwargs` to the configuration as well.
 _LOADING_OPTIONS = {
     "_commit_hash", "_configuration_file", "_from_auto", "_from_pipeline", "adapter_kwargs", "adapter_name",
     "allow_all_kernels", "cache_dir", "code_revision", "commit_hash", "config", "device", "device_map", "device_mesh",
@@ -90,7 +92,7 @@ class DinoDetrConfig(PreTrainedConfig):
     """
 
     model_type = "dino_detr_vit"
-    sub_configs = {"backbone_config": AutoConfig}
+    sub_configs = {"backbone_config": AutoConfig}  # pyright: ignore[reportAssignmentType, reportIncompatibleMethodOverride]
     attribute_map = {"hidden_size": "d_model", "num_attention_heads": "encoder_attention_heads"}
 
     backbone_config: dict | PreTrainedConfig | None = None
@@ -122,7 +124,7 @@ class DinoDetrConfig(PreTrainedConfig):
     focal_gamma: float | int = 2.0
     category_ids: list[int] | None = None
 
-    def __post_init__(self, **kwargs):
+    def __post_init__(self, **kwargs: Any) -> None:
         unknown = sorted(set(kwargs) - _BASE_ARGUMENTS)
         if unknown:
             raise ValueError(f"DinoDetrConfig has no argument named {', '.join(unknown)}")
@@ -138,11 +140,12 @@ class DinoDetrConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
         self.is_encoder_decoder = True
         if self.label2id is None:
-            self.label2id = {name: index for index, name in self.id2label.items()}
+            names: Any = self.id2label
+            self.label2id = {name: index for index, name in names.items()}
         self.auto_map = dict(_AUTO_MAP)
 
     @classmethod
-    def from_dict(cls, config_dict, **kwargs):
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
         """
         Build a configuration from a dict. Keys that this version does not know are dropped with a warning.
 
@@ -160,8 +163,8 @@ class DinoDetrConfig(PreTrainedConfig):
             logger.warning(f"Ignoring what this version of DinoDetrConfig does not know: {', '.join(unknown)}")
         return super().from_dict({key: value for key, value in config_dict.items() if key in known}, **kwargs)
 
-    def validate_architecture(self):
-        """Called by transformers after construction and before saving."""
+    def validate_architecture(self) -> None:
+        """Refuse fields that contradict each other. transformers calls it after construction and before saving."""
         if self.d_model % 32:
             raise ValueError(f"d_model must be a multiple of 32, not {self.d_model}")
         for heads in ("encoder_attention_heads", "decoder_attention_heads"):
@@ -181,7 +184,7 @@ class DinoDetrConfig(PreTrainedConfig):
 
 
 def _build_backbone_config(backbone_config: dict) -> PreTrainedConfig:
-    """A backbone's configuration from its `model_type` and arguments; what is not said follows the reference."""
+    """Build a backbone's configuration from its `model_type` and arguments; the rest follows the reference."""
     arguments = dict(backbone_config)
     model_type = arguments.pop("model_type", "dinov2")
     if model_type not in CONFIG_MAPPING:

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,9 +16,12 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .boxes import inverse_sigmoid
+from .configuration_dino_detr import DinoDetrConfig
+from .cpu_linear import linear
 from .deformable_attention import MultiScaleDeformableAttention, PointSoftmax
-from .encoder import sine_embedding
-from .linear import FeedForward, compute_dtype, linear
+from .feed_forward import FeedForward, compute_dtype
+from .initialization import initialize, xavier
+from .levels import Levels, sine_embedding
 from .pretrained import DinoDetrPreTrainedModel
 
 
@@ -43,9 +47,9 @@ def eager_attention_forward(
     attention_mask: Tensor | None,
     scaling: float,
     dropout: float = 0.0,
-    **kwargs,
+    **kwargs: Any,
 ) -> tuple[Tensor, Tensor]:
-    """Attention whose weights can be looked at: (`[B, N, heads, head_dim]`, weights `[B, heads, N, N]`)."""
+    """Attend, and return (`[B, N, heads, head_dim]`, weights `[B, heads, N, N]`)."""
     scores = torch.matmul(query, key.transpose(2, 3)) * scaling
     if attention_mask is not None:
         scores = scores + attention_mask
@@ -63,7 +67,7 @@ class QuerySelfAttention(nn.Module):
 
     is_causal = False
 
-    def __init__(self, config):
+    def __init__(self, config: DinoDetrConfig):
         super().__init__()
         self.config, d_model = config, config.d_model
         self.num_heads = config.decoder_attention_heads
@@ -93,7 +97,10 @@ class QuerySelfAttention(nn.Module):
                 (self.v_proj, hidden_states),
             )
         )
-        attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(
+            self.config._attn_implementation,  # pyright: ignore[reportArgumentType] set when the model is made
+            eager_attention_forward,
+        )
         attended, weights = attend(self, query, key, value, attention_mask, dropout=0.0, scaling=self.scaling)
         return linear(self.out_proj, attended.flatten(2)), weights
 
@@ -101,7 +108,7 @@ class QuerySelfAttention(nn.Module):
 class DinoDetrDecoderLayer(GradientCheckpointingLayer):
     """Self-attention, deformable cross-attention and feed-forward, each followed by its residual and norm."""
 
-    def __init__(self, config):
+    def __init__(self, config: DinoDetrConfig):
         super().__init__()
         self.self_attn = QuerySelfAttention(config)
         self.self_attn_layer_norm = nn.LayerNorm(config.d_model)
@@ -113,12 +120,18 @@ class DinoDetrDecoderLayer(GradientCheckpointingLayer):
         self.ffn_layer_norm = nn.LayerNorm(config.d_model)
 
     def forward(
-        self, hidden_states, position_embeddings, memory, reference_boxes, spatial_shapes, padding_mask, attention_mask
-    ):
+        self,
+        hidden_states: Tensor,
+        position_embeddings: Tensor,
+        memory: Tensor,
+        reference_boxes: Tensor,
+        levels: Levels,
+        attention_mask: Tensor | None,
+    ) -> Tensor:
         attended, _ = self.self_attn(hidden_states, position_embeddings, attention_mask)
         hidden_states = self.self_attn_layer_norm(hidden_states + attended)
         attended = self.encoder_attn(
-            hidden_states + position_embeddings, memory, reference_boxes, spatial_shapes, padding_mask
+            hidden_states + position_embeddings, memory, reference_boxes, levels.spatial_shapes, levels.padding_mask
         )
         hidden_states = self.encoder_attn_layer_norm(hidden_states + attended)
         return self.ffn_layer_norm(hidden_states + self.ffn(hidden_states))
@@ -147,14 +160,14 @@ class DinoDetrDecoder(DinoDetrPreTrainedModel):
         "cross_attentions": OutputRecorder(PointSoftmax, index=0),
     }
 
-    def __init__(self, config):
+    def __init__(self, config: DinoDetrConfig):
         super().__init__(config)  # without `post_init`, for the whole model initialises its parts
         self.layers = nn.ModuleList(DinoDetrDecoderLayer(config) for _ in range(config.decoder_layers))
         self.ref_point_head = PredictionMLP(2 * config.d_model, config.d_model, config.d_model, 2)
         self.norm = nn.LayerNorm(config.d_model)
 
     def embed_boxes(self, boxes: Tensor) -> Tensor:
-        """Boxes `[B, N, 4]` cxcywh -> positions `[B, N, D]`; the reference's order is (y, x, w, h)."""
+        """Embed boxes `[B, N, 4]` cxcywh as positions `[B, N, D]`, in the reference's order (y, x, w, h)."""
         d_model = self.norm.normalized_shape[0]
         boxes = torch.cat([boxes[..., 1:2], boxes[..., :1], boxes[..., 2:]], dim=-1)
         sine = sine_embedding(boxes * 2 * math.pi, d_model // 2).flatten(2)
@@ -165,9 +178,7 @@ class DinoDetrDecoder(DinoDetrPreTrainedModel):
         hidden_states: Tensor,
         boxes: Tensor,
         memory: Tensor,
-        valid_ratios: Tensor,
-        spatial_shapes: list[tuple[int, int]],
-        padding_mask: Tensor,
+        levels: Levels,
         attention_mask: Tensor | None,
         box_head: Callable[[int, Tensor], Tensor],
     ) -> tuple[Tensor, Tensor]:
@@ -176,9 +187,6 @@ class DinoDetrDecoder(DinoDetrPreTrainedModel):
             hidden_states: `[B, N, D]`, the queries' content.
             boxes: float32 `[B, N, 4]` cxcywh, the queries' initial boxes.
             memory: `[B, S, D]`, the encoder's output.
-            valid_ratios: float32 `[B, levels, 2]`, the share (of w, of h) of each map that is image.
-            spatial_shapes: (h, w) of each level.
-            padding_mask: bool `[B, S]`, True where a token is padding.
             attention_mask: bool `[N, N]`, True where row may attend to column; None: everywhere.
             box_head: from a layer's number and output to what it changes of the boxes; not as modules, which accelerate
                 would take for inputs to move.
@@ -191,19 +199,12 @@ class DinoDetrDecoder(DinoDetrPreTrainedModel):
         if attention_mask is not None:  # once, or attention would do it in every layer
             scores = torch.zeros_like(attention_mask, dtype=compute_dtype(hidden_states))
             attention_mask = scores.masked_fill(~attention_mask, float("-inf"))[None, None]
-        scale = torch.cat([valid_ratios, valid_ratios], dim=-1)[:, None]  # [B, 1, levels, 4]
+        scale = levels.valid_ratios.repeat(1, 1, 2)[:, None]  # [B, 1, levels, 4]
         outputs, references = [], [boxes]
         for index, layer in enumerate(self.layers):
             on_levels = boxes[:, :, None] * scale  # [B, N, levels, 4]
-            hidden_states = layer(
-                hidden_states,
-                self.embed_boxes(on_levels[:, :, 0]),
-                memory,
-                on_levels,
-                spatial_shapes,
-                padding_mask,
-                attention_mask,
-            )
+            positions = self.embed_boxes(on_levels[:, :, 0])
+            hidden_states = layer(hidden_states, positions, memory, on_levels, levels, attention_mask)
             outputs.append(self.norm(hidden_states))
             if index + 1 < len(self.layers):
                 refined = (box_head(index, hidden_states).float() + inverse_sigmoid(boxes)).sigmoid()
@@ -212,7 +213,7 @@ class DinoDetrDecoder(DinoDetrPreTrainedModel):
         return torch.stack(outputs), torch.stack(references)
 
     @capture_outputs
-    def capture(self, *inputs, **kwargs) -> DinoDetrDecoderOutput:
+    def capture(self, *inputs: Any, **kwargs: Any) -> DinoDetrDecoderOutput:
         """Run `forward`; `output_hidden_states` and `output_attentions` add what `_can_record_outputs` names."""
         hidden_states, references = self(*inputs)
         return DinoDetrDecoderOutput(
@@ -221,16 +222,15 @@ class DinoDetrDecoder(DinoDetrPreTrainedModel):
             reference_boxes_per_layer=references,
         )
 
-    @torch.no_grad()
-    def _init_weights(self, module: nn.Module) -> None:
-        super()._init_weights(module)
-        if isinstance(module, QuerySelfAttention):
-            for projection in (module.q_proj, module.k_proj, module.v_proj):
-                # the reference initialises the three as one [3D, D] matrix
-                init.xavier_uniform_(projection.weight, gain=1 / math.sqrt(2))
-                init.zeros_(projection.bias)
-            init.xavier_uniform_(module.out_proj.weight)
-            init.zeros_(module.out_proj.bias)
-        elif isinstance(module, DinoDetrDecoder):
-            for layer in module.ref_point_head.layers:
-                init.xavier_uniform_(layer.weight)
+
+@initialize.register
+def _query_self_attention(module: QuerySelfAttention) -> None:
+    for projection in (module.q_proj, module.k_proj, module.v_proj):
+        xavier(projection, gain=1 / math.sqrt(2))  # the reference initialises the three as one [3D, D] matrix
+    xavier(module.out_proj)
+
+
+@initialize.register
+def _decoder(module: DinoDetrDecoder) -> None:
+    for layer in module.ref_point_head.layers:
+        init.xavier_uniform_(layer.get_parameter("weight"))

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .cpu_linear import is_untouched, linear
 from .deformable_gather import GatherSampling
 from .deformable_triton import TritonSampling, triton_works
-from .linear import is_untouched, linear
 
 SAMPLING = ("auto", "plain", "gather", "triton")
 
@@ -35,7 +35,7 @@ def plain_sampling(
     grids = (2 * sampling_locations - 1).transpose(1, 2).flatten(0, 1)  # [B*heads, Q, levels, points, 2]
     weights = attention_weights.to(maps.dtype).transpose(1, 2).flatten(0, 1)  # [B*heads, Q, levels, points]
 
-    output = None
+    outputs = []
     for level, level_map in enumerate(maps.split([h * w for h, w in spatial_shapes], dim=2)):
         samples = F.grid_sample(
             level_map.unflatten(2, spatial_shapes[level]),
@@ -44,9 +44,8 @@ def plain_sampling(
             padding_mode="zeros",
             align_corners=False,
         )  # [B*heads, head_dim, Q, points]
-        weighted = (samples * weights[:, None, :, level]).sum(3)
-        output = weighted if output is None else output + weighted
-    output = output.view(batch_size, num_heads * head_dim, num_queries)
+        outputs.append((samples * weights[:, None, :, level]).sum(3))
+    output = sum(outputs[1:], outputs[0]).view(batch_size, num_heads * head_dim, num_queries)
     return output.transpose(1, 2).to(value.dtype)
 
 
@@ -66,7 +65,8 @@ def deformable_sampling(
     """
     if sampling == "auto":
         sampling = _fastest_sampling(value)
-    if torch.jit.is_tracing():  # which follows PyTorch's own operators only
+    # a tracer follows PyTorch's own operators only
+    if torch.jit.is_tracing():  # pyright: ignore[reportPrivateImportUsage]
         sampling = "plain"
     if sampling == "triton":
         return TritonSampling.apply(value, sampling_locations, attention_weights, spatial_shapes)
@@ -87,7 +87,7 @@ class PointSoftmax(nn.Module):
     """Softmax over the points of all levels; a module, so that transformers can capture the attention weights."""
 
     def forward(self, logits: Tensor) -> Tensor:
-        """`[B, Q, heads, levels, points]`."""
+        """Normalise `[B, Q, heads, levels, points]` over its last two dimensions."""
         return logits.flatten(3).softmax(-1).view_as(logits)
 
 
@@ -155,7 +155,7 @@ class MultiScaleDeformableAttention(nn.Module):
         return linear(self.output_proj, sampled)
 
     def initial_offsets(self) -> Tensor:
-        """The bias the reference gives the offsets: heads look in directions around the circle, points ever further."""
+        """Return the reference's first offsets: heads look in directions around the circle, points ever further."""
         angle = torch.arange(self.num_heads, dtype=torch.float32) * (2 * math.pi / self.num_heads)
         direction = torch.stack([angle.cos(), angle.sin()], -1)  # [heads, 2]
         direction = direction / direction.abs().max(-1, keepdim=True).values

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,7 +13,8 @@ _BLOCK = 2**19  # samples that are worked on together: enough for all threads, a
 _BORDER = 2  # cells of zeros beyond a map: a location, clamped to them, has four cells around it wherever it is
 
 with warnings.catch_warnings():
-    # torch says once in a process that sparse tensors are in beta
+    # torch says once in a process that sparse tensors are in beta, and says it here, to nobody. A filter lasts only
+    # as long as others leave the filters alone; one set around each use makes Python show other warnings again.
     warnings.simplefilter("ignore")
     torch.sparse_csr_tensor([0, 0], [], [], (1, 1))
 
@@ -26,7 +28,9 @@ class GatherSampling(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, value: Tensor, locations: Tensor, weights: Tensor, spatial_shapes: list[tuple[int, int]]):
+    def forward(
+        ctx: Any, value: Tensor, locations: Tensor, weights: Tensor, spatial_shapes: list[tuple[int, int]]
+    ) -> Tensor:
         """
         `[B, S, heads, head_dim]`, float32 or float64 `[B, Q, heads, levels, points, 2]`, and without the 2.
 
@@ -48,7 +52,7 @@ class GatherSampling(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, gradient: Tensor):
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         value, locations, weights = ctx.saved_tensors
         samples = _Samples(value, locations, weights, ctx.spatial_shapes)
         gradient = gradient.reshape(samples.num_bags, -1).to(locations.dtype)
@@ -120,7 +124,7 @@ class _Samples:
         return (slice(start, start + step) for start in range(0, self.num_bags, step))
 
     def locate(self, bags: slice) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """`[bags, per_bag]` each: the table's row of the upper left cell, how far right and down of it, the weight."""
+        """Return `[bags, per_bag]` each: row of the upper left cell, the shares right and down of it, the weight."""
         x, right = _clamp(self.locations[bags, :, 0], self.widths)
         y, lower = _clamp(self.locations[bags, :, 1], self.heights)
         cells = torch.addcmul(self._heads[bags] + self._maps, y, self._pitches).add_(x)
@@ -128,7 +132,7 @@ class _Samples:
         return cells.clamp_(0, len(self.table) - 1 - int(self.corners.max())), right, lower, self.weights[bags]
 
     def products(self, gradient: Tensor, rows: Tensor) -> Tensor:
-        """Inner products of each bag's gradient, `[bags, head_dim]`, with rows of the table: `[bags, per_bag]`."""
+        """Return inner products `[bags, per_bag]` of each bag's gradient `[bags, head_dim]` and rows of the table."""
         starts = torch.arange(0, rows.numel() + 1, self.per_bag, dtype=torch.int32)
         products = torch.zeros(rows.shape, dtype=gradient.dtype)
         at_rows = torch.sparse_csr_tensor(
@@ -160,7 +164,7 @@ class _Samples:
         return total
 
     def _window(self, table: Tensor, level: int, left: int = 0, up: int = 0) -> Tensor:
-        """The cells of a map, or those so far left and up of them: `[B, heads, cells, D]` -> `[B, heads, h, w, D]`."""
+        """Return a map's cells, or those so far left and up: `[B, heads, cells, D]` -> `[B, heads, h, w, D]`."""
         height, width = self.spatial_shapes[level]
         pitch = width + _BORDER
         start = self.starts[level] + (_BORDER - up) * pitch - left
@@ -168,7 +172,7 @@ class _Samples:
 
 
 def _clamp(location: Tensor, extent: Tensor) -> tuple[Tensor, Tensor]:
-    """Along one axis, the cell before the location, counted from the border on, and the share of the one after it."""
+    """Return, along one axis, the cell before the location, counted from the border, and the share of the next."""
     position = torch.addcmul(location.new_tensor(_BORDER - 0.5), location, extent)
     position = position.clamp_(min=0).minimum(extent + _BORDER)
     return position.to(torch.int32), position.frac()

@@ -1,6 +1,10 @@
 """Deformable sampling on a GPU: a Triton kernel forward, another backward, and nothing kept between but the inputs."""
 
+# What follows runs only where triton could be imported, which a type checker cannot see.
+# pyright: reportPossiblyUnboundVariable=false, reportOptionalMemberAccess=false
+
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,7 +28,7 @@ if triton is not None:
         num_tokens, num_queries,
         HEADS: tl.constexpr, WIDTH: tl.constexpr, CHANNELS: tl.constexpr, BLOCK: tl.constexpr,
     ):  # fmt: skip
-        """Where a program's head is in the values, its rows in all that queries have, which there are; its channels."""
+        """Return a program's place in the values, its rows, which of these exist, its channels, which exist."""
         image, head = tl.program_id(1).to(tl.int64) // HEADS, tl.program_id(1) % HEADS
         query = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
         row = (image * num_queries + query) * HEADS + head
@@ -33,7 +37,7 @@ if triton is not None:
 
     @triton.jit
     def _position(locations, sample, mask, extent):
-        """Along one axis, in cells: the cell before and the share of the one after."""
+        """Return, along one axis, the cell before a location and the share of the one after."""
         position = tl.load(locations + sample, mask=mask, other=0.0).to(tl.float32) * extent - 0.5
         # far outside is as good as just outside, and fits an integer; what is no number stays none
         position = tl.clamp(position, -2.0, extent + 1.0, propagate_nan=tl.PropagateNan.ALL)
@@ -42,7 +46,7 @@ if triton is not None:
 
     @triton.jit
     def _corner(x, y, width, height, start, mask):
-        """The token of a cell, and whether it is one."""
+        """Return the token of a cell, and whether there is one."""
         return start + y * width + x, mask & (x >= 0) & (x < width) & (y >= 0) & (y < height)
 
     @triton.jit
@@ -71,7 +75,7 @@ if triton is not None:
                 weight = tl.load(weights + sample, mask=mask, other=0.0).to(tl.float32)
                 x, right = _position(locations, sample * 2, mask, width)
                 y, lower = _position(locations, sample * 2 + 1, mask, height)
-                for corner in tl.static_range(4):
+                for corner in tl.static_range(4):  # pyright: ignore[reportGeneralTypeIssues] unrolled by the compiler
                     dx, dy = corner % 2, corner // 2
                     token, within = _corner(x + dx, y + dy, width, height, start, mask)
                     share = (right if dx else 1 - right) * (lower if dy else 1 - lower)
@@ -101,7 +105,7 @@ if triton is not None:
                 by_weight = tl.zeros((BLOCK,), dtype=tl.float32)
                 by_x = tl.zeros((BLOCK,), dtype=tl.float32)
                 by_y = tl.zeros((BLOCK,), dtype=tl.float32)
-                for corner in tl.static_range(4):
+                for corner in tl.static_range(4):  # pyright: ignore[reportGeneralTypeIssues] unrolled by the compiler
                     dx, dy = corner % 2, corner // 2
                     token, within = _corner(x + dx, y + dy, width, height, start, mask)
                     x_share, y_share = right if dx else 1 - right, lower if dy else 1 - lower
@@ -128,8 +132,10 @@ class TritonSampling(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, value: Tensor, locations: Tensor, weights: Tensor, spatial_shapes: list[tuple[int, int]]):
-        """`[B, S, heads, head_dim]`, float32 `[B, Q, heads, levels, points, 2]` and without the 2."""
+    def forward(
+        ctx: Any, value: Tensor, locations: Tensor, weights: Tensor, spatial_shapes: list[tuple[int, int]]
+    ) -> Tensor:
+        """Take `[B, S, heads, head_dim]`, float32 `[B, Q, heads, levels, points, 2]`, and the same without the 2."""
         value, locations, weights = value.contiguous(), locations.contiguous(), weights.contiguous()
         levels, start = [], 0
         for height, width in spatial_shapes:
@@ -147,7 +153,7 @@ class TritonSampling(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, gradient: Tensor):
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         value, levels, locations, weights = ctx.saved_tensors
         value_gradient = torch.zeros(value.shape, dtype=torch.float32, device=value.device)
         locations_gradient, weights_gradient = torch.empty_like(locations), torch.empty_like(weights)
@@ -161,8 +167,8 @@ class TritonSampling(torch.autograd.Function):
         return value_gradient.to(value.dtype), locations_gradient, weights_gradient, None
 
 
-def _launch(value: Tensor, locations: Tensor) -> tuple[tuple[int, int], dict[str, int]]:
-    """The grid of programs, and what the kernels are specialised for."""
+def _launch(value: Tensor, locations: Tensor) -> tuple[tuple[int, int], dict[str, Any]]:
+    """Return the grid of programs and the constants that the kernels are specialised for."""
     batch_size, num_queries, num_heads, num_levels, num_points, _ = locations.shape
     constants = {
         "HEADS": num_heads,

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from .boxes import cxcywh_to_xyxy, xyxy_to_cxcywh
-from .matching import Targets
+from .configuration_dino_detr import DinoDetrConfig
+from .targets import Targets
 
 
 @dataclass
@@ -30,7 +31,7 @@ class DenoisingQueries:
     num_groups: int
     box_index: Tensor | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.num_groups < 1 or self.labels.shape[1] % (2 * self.num_groups):
             raise ValueError(
                 f"denoising_queries: {self.labels.shape[1]} slots are not 2 * num_groups={self.num_groups} half-groups"
@@ -42,7 +43,7 @@ class DenoisingQueries:
             )
 
     def to(self, device: torch.device) -> "DenoisingQueries":
-        """The same noise on a device."""
+        """Return the same noise on a device."""
         box_index = None if self.box_index is None else self.box_index.to(device)
         return DenoisingQueries(self.labels.to(device), self.boxes.to(device), self.num_groups, box_index)
 
@@ -64,19 +65,18 @@ class DenoisingQueries:
 
 def draw_denoising_queries(
     targets: Targets,
-    num_labels: int,
-    num_denoising: int,
-    label_noise_ratio: float,
-    box_noise_scale: float,
-    most: int | None = None,
+    config: DinoDetrConfig,
+    max_boxes: int | None = None,
     seeds: list[int] | None = None,
 ) -> DenoisingQueries | None:
     """
-    Noise for a batch. The number of queries stays within 2 * `num_denoising`: of an image with more than
-    `num_denoising` boxes a random subset is denoised.
+    Draw the noise for a batch.
+
+    The number of queries stays within 2 * `num_denoising`. If an image has more than `num_denoising` boxes, a random
+    subset of them is denoised.
 
     Args:
-        most: boxes of the image that has most, at least this batch's; the number of groups follows from it. None:
+        max_boxes: the most boxes of one image, at least this batch's; the number of groups follows from it. None:
             this batch's. Micro-batches that make up one step share the step's, and so what their groups look like.
         seeds: one for each image, from which its noise is drawn, whichever batch it is in. None: all is drawn at once
             from torch's global generator.
@@ -84,10 +84,13 @@ def draw_denoising_queries(
     Returns:
         None where there is nothing to noise.
     """
-    most = max(targets.counts, default=0) if most is None else most
-    if most == 0 or num_denoising == 0:
+    if max_boxes is None:
+        max_boxes = max(targets.counts, default=0)
+    num_labels: int = config.num_labels  # pyright: ignore[reportAssignmentType] never None in a whole configuration
+    num_denoising = config.num_denoising
+    if max_boxes == 0 or num_denoising == 0:
         return None
-    labels, boxes = targets.padded(most)  # [B, most], [B, most, 4]
+    labels, boxes = targets.padded(max_boxes)  # [B, max_boxes], [B, max_boxes, 4]
     generators = None if seeds is None else [torch.Generator().manual_seed(seed) for seed in seeds]
 
     def uniform(shape: torch.Size) -> Tensor:
@@ -96,21 +99,21 @@ def draw_denoising_queries(
         numbers = torch.stack([torch.rand(shape[1:], generator=generator) for generator in generators])
         return numbers.to(labels.device, non_blocking=True)
 
-    num_groups = max(1, num_denoising // most)
+    num_groups = max(1, num_denoising // max_boxes)
     box_index = None
-    if most > num_denoising:
+    if max_boxes > num_denoising:
         order = uniform(labels.shape).masked_fill(labels < 0, 2.0)  # empty slots come last
         box_index = order.argsort(1)[:, :num_denoising]
         labels, boxes = labels.gather(1, box_index), boxes.gather(1, box_index[..., None].expand(-1, -1, 4))
 
     labels = labels[:, None, None].expand(-1, num_groups, 2, -1)  # [B, groups, positive and negative, half_group]
     boxes = boxes[:, None, None].expand(-1, num_groups, 2, -1, -1)
-    redrawn = (uniform(labels.shape) < label_noise_ratio * 0.5) & (labels >= 0)
+    redrawn = (uniform(labels.shape) < config.label_noise_ratio * 0.5) & (labels >= 0)
     labels = torch.where(redrawn, (uniform(labels.shape) * num_labels).long().clamp(max=num_labels - 1), labels)
     sign = (uniform(boxes.shape) < 0.5) * 2 - 1
     magnitude = uniform(boxes.shape)
     magnitude[:, :, 1] += 1
-    boxes = noise_boxes(boxes, sign * magnitude * box_noise_scale)
+    boxes = noise_boxes(boxes, sign * magnitude * config.box_noise_scale)
     return DenoisingQueries(labels.flatten(1), boxes.flatten(1, 3), num_groups, box_index)
 
 

@@ -1,12 +1,14 @@
 """One ViT map becomes several scales (ViTDet's simple feature pyramid, arXiv 2203.16527, section 3)."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 
 class ChannelsFirstLayerNorm(nn.Module):
-    """LayerNorm over the channels of `[B, C, h, w]`. Not an `nn.LayerNorm`: the recipe decays its weights."""
+    """LayerNorm over the channels of `[B, C, h, w]`; no `nn.LayerNorm`, because the recipe decays its weights."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -24,7 +26,7 @@ class SimpleFeaturePyramid(nn.Module):
     finest first (odd sizes are floored by factor 0.5), then `extra_levels` more, each every second cell of the last.
     """
 
-    def __init__(self, in_channels: int, channels: int, scale_factors: list[float], extra_levels: int):
+    def __init__(self, in_channels: int, channels: int, scale_factors: Sequence[float], extra_levels: int):
         super().__init__()
         self.extra_levels = extra_levels
         self.levels = nn.ModuleList(self._build_level(in_channels, channels, factor) for factor in scale_factors)
@@ -63,8 +65,8 @@ class SimpleFeaturePyramid(nn.Module):
 class GroupNorm(nn.GroupNorm):
     """`nn.GroupNorm` that takes a single value per group too: one cell of the narrowest model."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
+    def forward(self, input: Tensor) -> Tensor:
+        return torch.group_norm(input, self.num_groups, self.weight, self.bias, self.eps)
 
 
 class Neck(nn.Module):

@@ -1,24 +1,24 @@
 """Images and COCO annotations become tensors; the model's outputs become boxes in pixels."""
 
 import os
+from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor
 from torchvision.ops import nms
 from transformers.image_processing_backends import TorchvisionBackend
-from transformers.image_processing_utils import BatchFeature
+from transformers.image_processing_base import BatchFeature
 from transformers.image_transforms import get_size_with_aspect_ratio
 from transformers.image_utils import (
-    IMAGENET_DEFAULT_MEAN,
-    IMAGENET_DEFAULT_STD,
     AnnotationFormat,
     PILImageResampling,
     SizeDict,
     get_image_size_for_max_height_width,
 )
 from transformers.processing_utils import ImagesKwargs
-from transformers.utils import TensorType
+from transformers.utils.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from transformers.utils.generic import TensorType
 
 from .boxes import cxcywh_to_xyxy, xyxy_to_cxcywh
 from .padding import mask_padding
@@ -79,19 +79,19 @@ class DinoDetrImageProcessor(TorchvisionBackend):
     do_convert_annotations = True
     model_input_names = ["pixel_values", "pixel_mask"]
 
-    def fetch_images(self, images):
+    def fetch_images(self, image_url_or_urls: Any) -> Any:
         """Fetch images; files are opened with Pillow, so that they become what their images become."""
-        if isinstance(images, str) and os.path.isfile(images):
-            return Image.open(images)
-        return super().fetch_images(images)
+        if isinstance(image_url_or_urls, str) and os.path.isfile(image_url_or_urls):
+            return Image.open(image_url_or_urls)
+        return super().fetch_images(image_url_or_urls)
 
-    def process_image(self, image, **kwargs) -> Tensor:
+    def process_image(self, image: Any, **kwargs: Any) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Turn an image into a tensor, after making PIL images upright RGB."""
         if isinstance(image, Image.Image):
             image = upright_rgb(image)
         return super().process_image(image, **kwargs)
 
-    def resize(self, image: Tensor, size: SizeDict, *args, **kwargs) -> Tensor:
+    def resize(self, image: Tensor, size: SizeDict, *args: Any, **kwargs: Any) -> Tensor:
         """Resize an image; the short side of a very long one stays at least a patch."""
         height, width = image.shape[-2:]
         if size.shortest_edge and size.longest_edge:
@@ -105,28 +105,30 @@ class DinoDetrImageProcessor(TorchvisionBackend):
         height, width = at_least_a_patch(*new_size, wanted)
         return super().resize(image, SizeDict(height=height, width=width), *args, **kwargs)
 
-    def preprocess(self, images, annotations: dict | list[dict] | None = None, **kwargs) -> BatchFeature:
-        """See the class; `annotations` is one dict for one image or a list of them."""
+    def preprocess(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, images: Any, annotations: dict | list[dict] | None = None, **kwargs: Any
+    ) -> BatchFeature:
+        """Process images as the class says; `annotations` is one dict for one image or a list of them."""
         return super().preprocess(images, annotations, **kwargs)
 
-    def _preprocess(
+    def _preprocess(  # pyright: ignore[reportIncompatibleMethodOverride] transformers names all arguments
         self,
         images: list[Tensor],
         annotations: dict | list[dict] | None,
         do_resize: bool,
-        size,
-        resample,
+        size: SizeDict,
+        resample: Any,
         do_rescale: bool,
         rescale_factor: float,
         do_normalize: bool,
-        image_mean,
-        image_std,
+        image_mean: float | list[float],
+        image_std: float | list[float],
         do_pad: bool,
-        pad_size,
+        pad_size: Any,
         return_tensors: str | TensorType | None,
         format: str | AnnotationFormat,
         do_convert_annotations: bool,
-        **kwargs,
+        **kwargs: Any,
     ) -> BatchFeature:
         if annotations is not None and AnnotationFormat(format) is not AnnotationFormat.COCO_DETECTION:
             raise ValueError(
@@ -162,9 +164,9 @@ class DinoDetrImageProcessor(TorchvisionBackend):
 
     def normalize_padded(self, images: Tensor, sizes: Tensor) -> dict[str, Tensor]:
         """
-        What `preprocess` does after resizing, for images that were padded first, on their device.
+        Do what `preprocess` does after resizing, for images that were padded first, on their device.
 
-        Four times less has to be copied to a device so, and the values are the same.
+        The values are the same, and a device gets four times fewer bytes.
 
         Args:
             images: uint8 `[B, 3, H, W]`, padded at the right and bottom.
@@ -176,13 +178,17 @@ class DinoDetrImageProcessor(TorchvisionBackend):
         pixel_mask = mask_padding(sizes, *images.shape[-2:])
         statistics = tuple(self.image_mean), tuple(self.image_std)
         pixel_values = self.rescale_and_normalize(
-            images.contiguous(), self.do_rescale, self.rescale_factor, self.do_normalize, *statistics
+            images.contiguous(),
+            self.do_rescale,
+            self.rescale_factor,
+            self.do_normalize,
+            *statistics,  # pyright: ignore[reportArgumentType] tuples are cached by
         )
         return {"pixel_values": pixel_values.masked_fill_(pixel_mask[:, None] == 0, 0), "pixel_mask": pixel_mask}
 
     def post_process_object_detection(
         self,
-        outputs,
+        outputs: Any,
         threshold: float = 0.5,
         target_sizes: Tensor | list[tuple[int, int]] | list[Tensor] | None = None,
         top_k: int = 300,
@@ -190,8 +196,8 @@ class DinoDetrImageProcessor(TorchvisionBackend):
         nms_threshold: float | None = None,
     ) -> list[dict[str, Tensor]]:
         """
-        The model's best detections: by default over queries x classes, without suppression, as the reference takes
-        them.
+        Return the model's best detections, by default over queries x classes and without suppression, as the
+        reference takes them.
 
         Args:
             outputs: of `DinoDetrForObjectDetection`.
@@ -225,9 +231,11 @@ def at_least_a_patch(height: int, width: int, wanted: int) -> tuple[int, int]:
     return max(height, smallest), max(width, smallest)
 
 
-def stack_padded(images: list[Tensor], pad_size=None, memory_format=torch.contiguous_format) -> Tensor:
+def stack_padded(
+    images: list[Tensor], pad_size: Any = None, memory_format: torch.memory_format = torch.contiguous_format
+) -> Tensor:
     """
-    Images `[C, h, w]` as a batch `[B, C, H, W]`, with zeros at the right and bottom.
+    Stack images `[C, h, w]` to a batch `[B, C, H, W]`, with zeros at the right and bottom.
 
     Args:
         pad_size: `height` and `width` of the batch, in pixels; None: of the tallest and the widest image.
@@ -264,7 +272,7 @@ def select_detections(
     one_label_per_query: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """
-    The best `n` of each image: scores `[B, n]`, class indices `[B, n]`, boxes `[B, n, 4]`.
+    Return the best `n` of each image: scores `[B, n]`, class indices `[B, n]`, boxes `[B, n, 4]`.
 
     They are of Q queries x K classes, or of Q queries with the best class of each; `n` is `top_k` or, if that is less,
     their number. Boxes are xyxy, clipped to the image; in pixels with `target_sizes` (height, width), else in 0..1;
@@ -284,7 +292,7 @@ def select_detections(
 
 
 def _stack_sizes(target_sizes: Tensor | list, boxes: Tensor) -> Tensor:
-    """Sizes of any form as `[B, 2]`, beside the `boxes` of `B` images."""
+    """Stack sizes of any form to `[B, 2]`, beside the `boxes` of `B` images."""
     if isinstance(target_sizes, Tensor):
         sizes = target_sizes
     else:
@@ -303,8 +311,8 @@ def suppress_overlaps(
     scores: Tensor, labels: Tensor, boxes: Tensor, nms_threshold: float | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """
-    One image's detections, best first, without those that overlap a better one by an IoU above the threshold; classes
-    do not matter. None drops nothing.
+    Drop the detections of an image, best first, that overlap a better one of any class by an IoU above the threshold.
+    None drops nothing.
     """
     if nms_threshold is None:
         return scores, labels, boxes
@@ -315,10 +323,10 @@ def suppress_overlaps(
 
 
 def encode_annotation(
-    annotation: dict, original: tuple[int, int], resized: tuple[int, int], relative: bool = True
+    annotation: dict, original: tuple[int, ...], resized: tuple[int, ...], relative: bool = True
 ) -> dict[str, Tensor]:
     """
-    One image's COCO annotation as the model wants it.
+    Turn one image's COCO annotation into what the model wants.
 
     Args:
         original, resized: height and width of the image before and after resizing.

@@ -5,13 +5,19 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .boxes import cxcywh_to_xyxy, generalized_iou
+from .configuration_dino_detr import DinoDetrConfig
 from .denoising import DenoisingQueries
-from .matching import Assignment, Targets, assign
+from .matching import Assignment, assign
+from .targets import Targets
+
+TERMS = ("loss_class", "loss_bbox", "loss_giou")
 
 
-def detection_losses(logits: Tensor, boxes: Tensor, targets: Targets, matched: Assignment, config, num_boxes) -> dict:
+def detection_losses(
+    logits: Tensor, boxes: Tensor, targets: Targets, matched: Assignment, config: DinoDetrConfig, num_boxes: Tensor
+) -> dict[str, Tensor]:
     """
-    Loss terms of `L` layers for a given assignment, unweighted (Deformable DETR; focal loss of arXiv 1708.02002).
+    Return the loss terms of `L` layers for an assignment, unweighted (Deformable DETR; focal loss: arXiv 1708.02002).
 
     Args:
         logits: float32 `[L, B, Q, K]`.
@@ -19,7 +25,7 @@ def detection_losses(logits: Tensor, boxes: Tensor, targets: Targets, matched: A
         num_boxes: the normaliser.
 
     Returns:
-        `{"loss_class", "loss_bbox", "loss_giou"}`, each `[L]`.
+        Each of `TERMS`, `[L]`.
     """
     layer = torch.arange(len(logits), device=logits.device)[:, None]
     predicted, true = boxes[layer, matched.image, matched.query], targets.boxes[matched.target]  # [L, M, 4]
@@ -40,7 +46,7 @@ def detection_losses(logits: Tensor, boxes: Tensor, targets: Targets, matched: A
 
 
 def denoising_assignment(queries: DenoisingQueries, targets: Targets, num_layers: int) -> Assignment:
-    """Positive slots belong to the boxes they were made from; the same in every layer. Nothing waits for the device."""
+    """Assign positive slots to the boxes they were made from, in every layer. Nothing waits for the device."""
     fitting = torch.tensor([min(count, queries.half_group) for count in targets.counts])
     image = torch.arange(len(fitting)).repeat_interleave(fitting)
     box = torch.arange(len(image)) - (fitting.cumsum(0) - fitting).repeat_interleave(fitting)
@@ -52,15 +58,15 @@ def denoising_assignment(queries: DenoisingQueries, targets: Targets, num_layers
     return Assignment(image, slot.expand(num_layers, -1), target.expand(num_layers, -1))
 
 
-def normalisers(targets: Targets, denoising_queries: DenoisingQueries | None, across_processes: bool) -> Tensor:
+def count_boxes(targets: Targets, denoising_queries: DenoisingQueries | None, across_processes: bool) -> Tensor:
     """
-    How many boxes the batch has, and how many of them are denoised: float32 `[2]`, at least 1.
+    Count the boxes of a batch, and those of them that are denoised: float32 `[2]`, at least 1.
 
     Across processes it is their mean, as gradients are averaged over processes too.
     """
-    most = denoising_queries.half_group if denoising_queries is not None else 0
-    counts = [sum(targets.counts), sum(min(count, most) for count in targets.counts)]
-    counts = torch.tensor(counts, dtype=torch.float32).to(targets.boxes.device, non_blocking=True)
+    half_group = 0 if denoising_queries is None else denoising_queries.half_group
+    counts = torch.tensor([[count, min(count, half_group)] for count in targets.counts], dtype=torch.float32).sum(0)
+    counts = counts.to(targets.boxes.device, non_blocking=True)
     if across_processes and torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.all_reduce(counts)
         counts = counts / torch.distributed.get_world_size()
@@ -74,45 +80,47 @@ def dino_loss(
     denoising_boxes: Tensor | None,
     denoising_queries: DenoisingQueries | None,
     targets: Targets,
-    config,
-    num_boxes: Tensor,
-    num_denoised: Tensor,
+    config: DinoDetrConfig,
+    normalisers: Tensor,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """
-    The training loss (DINO, section 4.1).
+    Return the training loss and its terms (DINO, section 4.1).
 
     Args:
         logits: float32 `[L+1, B, Q, K]`: the decoder layers in order, then the encoder's head.
         boxes: float32 `[L+1, B, Q, 4]`, cxcywh.
         denoising_logits, denoising_boxes: `[L, B, P, K]`, `[L, B, P, 4]`, with `denoising_queries`; or None.
-        num_boxes, num_denoised: the normalisers (see `normalisers`).
+        normalisers: float32 `[2]`, what the losses of matching and of denoising are divided by (see `count_boxes`).
 
     Returns:
         (the weighted sum, its terms unweighted: `loss_class`, `loss_bbox` and `loss_giou` of the last layer, with
         `_0`, `_1`, ... of the layers before, with `_enc` of the encoder, with `_dn`, `_dn_0`, ... of denoising).
     """
+    num_boxes, num_denoised = normalisers.to(boxes.device, non_blocking=True)
     matched = assign(logits, boxes, targets, config)
     losses = detection_losses(logits, boxes, targets, matched, config, num_boxes)
-    terms = _name_terms(losses, term_suffixes(len(logits)))
-    if denoising_queries is not None:
+    groups = [(losses, term_suffixes(len(logits)))]
+    if denoising_queries is not None and denoising_logits is not None and denoising_boxes is not None:
         num_layers = len(denoising_logits)
         matched = denoising_assignment(denoising_queries, targets, num_layers)
         num_boxes = num_denoised * denoising_queries.num_groups
         losses = detection_losses(denoising_logits, denoising_boxes, targets, matched, config, num_boxes)
-        terms |= _name_terms(losses, [f"_dn_{layer}" for layer in range(num_layers - 1)] + ["_dn"])
-    weights = {
-        "loss_class": config.class_loss_coefficient,
-        "loss_bbox": config.bbox_loss_coefficient,
-        "loss_giou": config.giou_loss_coefficient,
-    }
-    total = sum(weights["_".join(name.split("_")[:2])] * term for name, term in terms.items())
+        groups.append((losses, denoising_suffixes(num_layers)))
+    coefficients = (config.class_loss_coefficient, config.bbox_loss_coefficient, config.giou_loss_coefficient)
+    total, terms = logits.new_zeros(()), {}
+    for losses, suffixes in groups:
+        for name, coefficient in zip(TERMS, coefficients):
+            for suffix, term in zip(suffixes, losses[name]):
+                terms[name + suffix] = term
+                total = total + coefficient * term
     return total, terms
 
 
 def term_suffixes(num_layers: int) -> list[str]:
-    """What distinguishes the names of the terms of each layer, the encoder's head, as the last of them, included."""
+    """Return the ends of the names of each layer's terms; the encoder's head is the last of the layers."""
     return [f"_{layer}" for layer in range(num_layers - 2)] + ["", "_enc"]
 
 
-def _name_terms(losses: dict[str, Tensor], suffixes: list[str]) -> dict[str, Tensor]:
-    return {name + suffix: term for name, layers in losses.items() for suffix, term in zip(suffixes, layers)}
+def denoising_suffixes(num_layers: int) -> list[str]:
+    """Return the ends of the names of each decoder layer's denoising terms."""
+    return [f"_dn_{layer}" for layer in range(num_layers - 1)] + ["_dn"]

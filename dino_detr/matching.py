@@ -1,4 +1,4 @@
-"""Targets of a batch, and their assignment to queries: all layers and images at once, exactly, on the CPU."""
+"""The assignment of queries to targets, for all layers and images at once, exactly, on the CPU."""
 
 from dataclasses import dataclass
 
@@ -7,71 +7,13 @@ import torch
 from torch import Tensor
 
 from .boxes import cxcywh_to_xyxy, generalized_iou
+from .configuration_dino_detr import DinoDetrConfig
+from .targets import Targets, check_values
 
 try:
     from scipy.optimize import linear_sum_assignment
 except ImportError:  # needed for losses only
     linear_sum_assignment = None
-
-
-@dataclass
-class Targets:
-    """
-    The boxes of a batch, one image after the other.
-
-    Args:
-        labels: int64 `[T]`, class indices.
-        boxes: float32 `[T, 4]`, cxcywh in 0..1.
-        image: int64 `[T]`, which image of the batch.
-        counts: boxes of each image.
-    """
-
-    labels: Tensor
-    boxes: Tensor
-    image: Tensor
-    counts: list[int]
-
-    @classmethod
-    def from_labels(cls, labels: list[dict], batch_size: int, device: torch.device) -> "Targets":
-        """
-        Build targets from the processor's `labels`, of which `class_labels` and `boxes` are read.
-
-        Raises:
-            ValueError: for a wrong number of images, a missing field or mismatched shapes. Values are checked where
-            they next reach the CPU (`assign`), so that nothing waits for the device here.
-        """
-        if len(labels) != batch_size:
-            raise ValueError(f"labels describes {len(labels)} images, pixel_values has {batch_size}")
-        for index, label in enumerate(labels):
-            for field in ("class_labels", "boxes"):
-                if field not in label:
-                    raise ValueError(f"labels[{index}] has no {field!r}")
-            if label["boxes"].shape != (len(label["class_labels"]), 4):
-                raise ValueError(
-                    f"labels[{index}]: boxes must be [{len(label['class_labels'])}, 4] as class_labels has "
-                    f"{len(label['class_labels'])} entries, not {list(label['boxes'].shape)}"
-                )
-        counts = [len(label["class_labels"]) for label in labels]
-        return cls(
-            labels=torch.cat([label["class_labels"] for label in labels]).to(device, torch.int64),
-            boxes=torch.cat([label["boxes"] for label in labels]).to(device, torch.float32),
-            image=torch.arange(batch_size).repeat_interleave(torch.tensor(counts)).to(device, non_blocking=True),
-            counts=counts,
-        )
-
-    def offsets(self) -> Tensor:
-        """int64 `[B]`: where each image's boxes start."""
-        starts = torch.tensor([0, *self.counts[:-1]]).cumsum(0)
-        return starts.to(self.labels.device, non_blocking=True)
-
-    def padded(self, most: int) -> tuple[Tensor, Tensor]:
-        """(labels `[B, most]` with -1, boxes `[B, most, 4]` with zeros) where an image has fewer boxes than `most`."""
-        slot = torch.arange(len(self.labels), device=self.labels.device) - self.offsets()[self.image]
-        labels = self.labels.new_full((len(self.counts), most), -1)
-        boxes = self.boxes.new_zeros((len(self.counts), most, 4))
-        labels[self.image, slot] = self.labels
-        boxes[self.image, slot] = self.boxes
-        return labels, boxes
 
 
 class NonFinitePredictions(ValueError):
@@ -90,7 +32,7 @@ class NonFinitePredictions(ValueError):
 @dataclass
 class Assignment:
     """
-    Which query of which image predicts which target, in each of `L` layers. `M` = sum of min(boxes, queries).
+    The query of an image that predicts a target, in each of `L` layers. `M` = sum of min(boxes, queries).
 
     Args:
         image: int64 `[M]`.
@@ -103,9 +45,9 @@ class Assignment:
     target: Tensor
 
 
-def matching_cost(logits: Tensor, boxes: Tensor, targets: Targets, config) -> Tensor:
+def matching_cost(logits: Tensor, boxes: Tensor, targets: Targets, config: DinoDetrConfig) -> Tensor:
     """
-    Focal class cost + L1 + generalized IoU (Deformable DETR, appendix A.4; weights of the config).
+    Return the focal class cost + L1 + generalized IoU (Deformable DETR, appendix A.4; weights of the configuration).
 
     Args:
         logits: float32 `[L, B, Q, K]`.
@@ -114,23 +56,29 @@ def matching_cost(logits: Tensor, boxes: Tensor, targets: Targets, config) -> Te
     Returns:
         float32 `[T, L, Q]`: what it costs to let a query predict a target of its own image.
     """
+    # The class cost: the focal loss of having the target's class less that of not having it.
     alpha, gamma, eps = config.focal_alpha, config.focal_gamma, 1e-8
     labels = targets.labels.clamp(0, logits.shape[-1] - 1)  # bad ones are reported by `assign`
-    probability = logits[:, targets.image, :, labels].sigmoid()  # [T, L, Q]
+    probability = logits.permute(1, 3, 0, 2)[targets.image, labels].sigmoid()  # [B, K, L, Q] -> [T, L, Q]
     positive = alpha * (1 - probability) ** gamma * -(probability + eps).log()
     negative = (1 - alpha) * probability**gamma * -(1 - probability + eps).log()
-    cost = config.class_cost * (positive - negative)
+    class_cost = positive - negative
 
-    predicted = boxes.transpose(0, 1)[targets.image]  # [T, L, Q, 4]
+    # The L1 cost of boxes.
+    predicted = boxes.transpose(0, 1)[targets.image]  # [B, L, Q, 4] -> [T, L, Q, 4]
     true = targets.boxes[:, None, None]
-    cost = cost + config.bbox_cost * (predicted - true).abs().sum(-1)
-    return cost - config.giou_cost * generalized_iou(cxcywh_to_xyxy(predicted), cxcywh_to_xyxy(true))
+    bbox_cost = (predicted - true).abs().sum(-1)
+
+    # The cost of generalized IoU.
+    giou_cost = -generalized_iou(cxcywh_to_xyxy(predicted), cxcywh_to_xyxy(true))
+
+    return config.class_cost * class_cost + config.bbox_cost * bbox_cost + config.giou_cost * giou_cost
 
 
 @torch.no_grad()
-def assign(logits: Tensor, boxes: Tensor, targets: Targets, config) -> Assignment:
+def assign(logits: Tensor, boxes: Tensor, targets: Targets, config: DinoDetrConfig) -> Assignment:
     """
-    The cheapest one-to-one assignment of every layer and image.
+    Find the cheapest one-to-one assignment of every layer and image.
 
     The costs of all of them reach the CPU in one transfer, with what is needed to check the labels' values.
 
@@ -140,7 +88,7 @@ def assign(logits: Tensor, boxes: Tensor, targets: Targets, config) -> Assignmen
 
     Raises:
         ValueError: for class labels outside 0..K-1 or boxes outside 0..1.
-        NonFinitePredictions: a ValueError too.
+        NonFinitePredictions: a ValueError too, if logits or boxes are not finite.
     """
     if linear_sum_assignment is None:
         raise ImportError("matching predictions to labels needs scipy: pip install scipy")
@@ -148,7 +96,7 @@ def assign(logits: Tensor, boxes: Tensor, targets: Targets, config) -> Assignmen
     cost = matching_cost(logits, boxes, targets, config)
     transferred = torch.cat([cost.flatten(), targets.labels.float(), targets.boxes.flatten()]).cpu().numpy()
     cost, true_labels, true_boxes = np.split(transferred, [cost.numel(), cost.numel() + len(targets.labels)])
-    _check_values(true_labels, true_boxes.reshape(-1, 4), targets.counts, num_labels)
+    check_values(true_labels, true_boxes.reshape(-1, 4), targets.counts, num_labels)
     if not np.isfinite(cost).all():
         raise NonFinitePredictions(*(x.isfinite().flatten(1).all(1).tolist() for x in (logits, boxes)))
 
@@ -164,23 +112,3 @@ def assign(logits: Tensor, boxes: Tensor, targets: Targets, config) -> Assignmen
     indices = np.stack([[np.concatenate(layer) for layer in query], [np.concatenate(layer) for layer in target]])
     query, target = torch.from_numpy(indices.astype(np.int64)).to(logits.device, non_blocking=True)
     return Assignment(torch.tensor(image, dtype=torch.int64).to(logits.device, non_blocking=True), query, target)
-
-
-def _check_values(labels: np.ndarray, boxes: np.ndarray, counts: list[int], num_labels: int) -> None:
-    """Name the first image of the batch whose labels cannot be learned from."""
-    image = np.repeat(np.arange(len(counts)), counts)
-    bad = (labels < 0) | (labels >= num_labels)
-    if bad.any():
-        at = int(bad.argmax())
-        raise ValueError(
-            f"labels[{image[at]}]: class_labels holds {int(labels[at])}, but the model has {num_labels} classes "
-            f"(0..{num_labels - 1}); map category ids to class indices"
-        )
-    # a hair of slack: boxes that touch the border may be off by rounding
-    bad = ~((boxes >= -1e-4) & (boxes <= 1 + 1e-4)).all(1)
-    if bad.any():
-        at = int(bad.argmax())
-        raise ValueError(
-            f"labels[{image[at]}]: boxes holds {boxes[at].round(4).tolist()}, but boxes are (cx, cy, w, h) in 0..1 "
-            "of the image; divide pixels by its width and height"
-        )

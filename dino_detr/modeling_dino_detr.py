@@ -3,31 +3,30 @@
 import math
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from transformers import initialization as init
 from transformers.models.auto.modeling_auto import MODEL_FOR_OBJECT_DETECTION_MAPPING_NAMES, MODEL_MAPPING_NAMES
-from transformers.processing_utils import Unpack
-from transformers.utils import ModelOutput, TransformersKwargs, logging
-from transformers.utils.generic import can_return_tuple
+from transformers.processing_utils import Unpack  # pyright: ignore[reportPrivateImportUsage] Python 3.10 has none
+from transformers.utils.generic import ModelOutput, TransformersKwargs, can_return_tuple
 
 from .backbone import DinoDetrBackbone, load_pretrained_backbone
 from .boxes import inverse_sigmoid
 from .configuration_dino_detr import DinoDetrConfig
+from .cpu_linear import linear
 from .decoder import DinoDetrDecoder, PredictionMLP
 from .denoising import DenoisingQueries, draw_denoising_queries
-from .encoder import DinoDetrEncoder, cell_centres, sine_position_embedding
+from .encoder import DinoDetrEncoder
 from .feature_pyramid import Neck, SimpleFeaturePyramid
-from .linear import linear
-from .loss import dino_loss, normalisers
-from .matching import Targets
-from .padding import mask_padding, padded_sizes
+from .initialization import initialize
+from .levels import locate_levels
+from .loss import TERMS, count_boxes, denoising_suffixes, dino_loss
+from .padding import mask_from_labels
 from .pretrained import DinoDetrPreTrainedModel
-from .query_selection import QuerySelection, token_proposals
-
-logger = logging.get_logger(__name__)
+from .query_selection import QuerySelection
+from .targets import Targets
 
 PASSED_ON = (  # from `DinoDetrModel`'s outputs to `DinoDetrForObjectDetection`'s
     "last_hidden_state", "encoder_last_hidden_state", "encoder_hidden_states", "decoder_hidden_states",
@@ -123,18 +122,19 @@ class DinoDetrModel(DinoDetrPreTrainedModel):
             self.backbone.channels, config.pyramid_channels, config.pyramid_scale_factors, extra_levels
         )
         self.neck = Neck(config.pyramid_channels, config.d_model, config.num_feature_levels)
+        num_labels: int = config.num_labels  # pyright: ignore[reportAssignmentType] never None in a whole configuration
         self.level_embed = nn.Parameter(torch.empty(config.num_feature_levels, config.d_model))
         self.encoder = DinoDetrEncoder(config)
         self.query_selection = QuerySelection(config.d_model)
         self.query_embed = nn.Embedding(config.num_queries, config.d_model)
         self.decoder = DinoDetrDecoder(config)
         self.class_embed = nn.ModuleList(
-            nn.Linear(config.d_model, config.num_labels) for _ in range(config.decoder_layers + 1)
+            nn.Linear(config.d_model, num_labels) for _ in range(config.decoder_layers + 1)
         )
         self.bbox_embed = nn.ModuleList(
             PredictionMLP(config.d_model, config.d_model, 4, 3) for _ in range(config.decoder_layers + 1)
         )
-        self.denoising_class_embed = nn.Embedding(config.num_labels, config.d_model)
+        self.denoising_class_embed = nn.Embedding(num_labels, config.d_model)
         self.post_init()
 
     @can_return_tuple
@@ -165,63 +165,21 @@ class DinoDetrModel(DinoDetrPreTrainedModel):
                 f"not {list(pixel_mask.shape)}"
             )
         maps = self.neck(self.pyramid(self.backbone(pixel_values)))
-        spatial_shapes = [tuple(feature_map.shape[-2:]) for feature_map in maps]
-        valid = [F.interpolate(pixel_mask[:, None].float(), size=shape)[:, 0] > 0 for shape in spatial_shapes]
-        valid_ratios = torch.stack(
-            [torch.stack([v[:, 0].float().mean(1), v[:, :, 0].float().mean(1)], dim=-1) for v in valid], dim=1
-        )  # [B, levels, 2] as (w, h)
-
         tokens = torch.cat([feature_map.flatten(2).transpose(1, 2) for feature_map in maps], dim=1)  # [B, S, D]
-        positions = torch.cat(
-            [
-                sine_position_embedding(v, self.config.d_model).flatten(1, 2) + level
-                for v, level in zip(valid, self.level_embed)
-            ],
-            dim=1,
-        ).to(tokens.dtype)
-        padding_mask = ~torch.cat([v.flatten(1) for v in valid], dim=1)  # [B, S]
-        centres = cell_centres(spatial_shapes, valid_ratios)
-        points = centres[:, :, None] * valid_ratios[:, None]
-        kwargs |= {"return_dict": True}
-        encoded = self.encoder.capture(tokens, positions, points, spatial_shapes, padding_mask, **kwargs)
+        levels = locate_levels([tuple(feature_map.shape[-2:]) for feature_map in maps], pixel_mask)
+        sines = levels.sine_positions(self.config.d_model)
+        positions = torch.cat([sine + level for sine, level in zip(sines, self.level_embed)], dim=1)
+        options = {**kwargs, "return_dict": True}
+        encoded = self.encoder.capture(tokens, positions.to(tokens.dtype), levels, **options)
         memory = encoded.last_hidden_state
 
-        proposals, valid_proposals = token_proposals(centres, spatial_shapes, padding_mask)
         encoder_logits, encoder_boxes = self.query_selection(
-            memory,
-            proposals,
-            valid_proposals,
-            partial(linear, self.class_embed[-1]),
-            partial(self._refine, -1),
-            self.config.num_queries,
+            memory, levels, partial(linear, self.class_embed[-1]), partial(self._refine, -1), self.config.num_queries
         )
-
-        # mixed query selection: boxes come from the image, contents are learned
-        num_queries = encoder_boxes.shape[1]
-        queries = self.query_embed(torch.arange(num_queries, device=memory.device)).expand(batch_size, -1, -1)
-        boxes = encoder_boxes.detach()
-        attention_mask = None
-        if denoising_queries is not None:
-            if len(denoising_queries.labels) != batch_size:
-                raise ValueError(
-                    f"denoising_queries is for {len(denoising_queries.labels)} images, pixel_values has {batch_size}"
-                )
-            contents, starts = self._embed_denoising(denoising_queries)
-            queries, boxes = torch.cat([contents, queries], dim=1), torch.cat([starts, boxes], dim=1)
-            attention_mask = denoising_queries.attention_mask(num_queries)
-        decoded = self.decoder.capture(
-            queries,
-            boxes,
-            memory,
-            valid_ratios,
-            spatial_shapes,
-            padding_mask,
-            attention_mask,
-            self._refine,
-            **kwargs,
-        )
+        queries, boxes, attention_mask = self._initial_queries(encoder_boxes.detach(), denoising_queries)
+        decoded = self.decoder.capture(queries, boxes, memory, levels, attention_mask, self._refine, **options)
         return DinoDetrModelOutput(
-            last_hidden_state=decoded.hidden_states_per_layer[-1, :, -num_queries:],
+            last_hidden_state=decoded["hidden_states_per_layer"][-1, :, -encoder_boxes.shape[1] :],
             hidden_states_per_layer=decoded.hidden_states_per_layer,
             reference_boxes_per_layer=decoded.reference_boxes_per_layer,
             encoder_last_hidden_state=memory,
@@ -235,32 +193,49 @@ class DinoDetrModel(DinoDetrPreTrainedModel):
         )
 
     def _refine(self, layer: int, hidden_states: Tensor) -> Tensor:
-        """What a layer's outputs `[..., D]`, or with -1 the encoder's, change of the boxes: logits `[..., 4]`."""
+        """Return what a layer's outputs `[..., D]`, with -1 the encoder's, change of the boxes: logits `[..., 4]`."""
         return self.bbox_embed[layer](hidden_states)
 
-    @torch.no_grad()
-    def _init_weights(self, module: nn.Module) -> None:
-        super()._init_weights(module)
-        if isinstance(module, DinoDetrModel):
-            init.normal_(module.level_embed)
-            init.xavier_uniform_(module.query_embed.weight)
-            _init_heads(module.class_embed, module.bbox_embed)
+    def _initial_queries(
+        self, boxes: Tensor, denoising_queries: DenoisingQueries | None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """
+        Make the decoder's queries (mixed query selection: boxes `[B, Q, 4]` come from the image, contents are learned).
+
+        Returns:
+            (contents `[B, N, D]`, boxes `[B, N, 4]`, bool `[N, N]`: who may attend to whom; None: all to all)
+        """
+        batch_size, num_queries, _ = boxes.shape
+        contents = self.query_embed(torch.arange(num_queries, device=boxes.device)).expand(batch_size, -1, -1)
+        if denoising_queries is None:
+            return contents, boxes, None
+        if len(denoising_queries.labels) != batch_size:
+            raise ValueError(
+                f"denoising_queries is for {len(denoising_queries.labels)} images, pixel_values has {batch_size}"
+            )
+        noised, starts = self._embed_denoising(denoising_queries)
+        contents, boxes = torch.cat([noised, contents], dim=1), torch.cat([starts, boxes], dim=1)
+        return contents, boxes, denoising_queries.attention_mask(num_queries)
 
     def _embed_denoising(self, queries: DenoisingQueries) -> tuple[Tensor, Tensor]:
-        """Contents `[B, P, D]` and initial boxes `[B, P, 4]`; an empty slot is zero and the middle of the image."""
-        labels = queries.labels.clamp(0, self.config.num_labels - 1)
+        """Return contents `[B, P, D]` and boxes `[B, P, 4]`; an empty slot is zero and the middle of the image."""
+        labels = queries.labels.clamp(0, self.config.num_labels - 1)  # pyright: ignore[reportOptionalOperand]
         empty = (queries.labels < 0)[..., None]
         contents = self.denoising_class_embed(labels).masked_fill(empty, 0.0)
         boxes = inverse_sigmoid(queries.boxes.float()).sigmoid().masked_fill(empty, 0.5)
         return contents, boxes
 
 
-def _init_heads(class_embed: nn.ModuleList, bbox_embed: nn.ModuleList) -> None:
-    """All layers start from the same heads: unlikely classes, boxes left where they are."""
-    init.zeros_(bbox_embed[0].layers[-1].weight)
-    init.zeros_(bbox_embed[0].layers[-1].bias)
-    init.constant_(class_embed[0].bias, -math.log((1 - CLASS_PRIOR) / CLASS_PRIOR))
-    for heads in (class_embed, bbox_embed):
+@initialize.register
+def _detector(module: DinoDetrModel) -> None:
+    """Start all layers from the same heads, for which classes are unlikely and boxes stay where they are."""
+    init.normal_(module.level_embed)
+    init.xavier_uniform_(module.query_embed.weight)
+    *_, weight, bias = module.bbox_embed[0].parameters()
+    init.zeros_(weight)
+    init.zeros_(bias)
+    init.constant_(module.class_embed[0].get_parameter("bias"), -math.log((1 - CLASS_PRIOR) / CLASS_PRIOR))
+    for heads in (module.class_embed, module.bbox_embed):
         for head in heads[1:]:
             for parameter, first in zip(head.parameters(), heads[0].parameters()):
                 init.copy_(parameter, first)
@@ -281,10 +256,10 @@ class DinoDetrForObjectDetection(DinoDetrPreTrainedModel):
         id2label: dict[int, str] | list[str] | None = None,
         patch_size: int | None = 16,
         freeze_backbone: bool = True,
-        **config_arguments,
+        **config_arguments: Any,
     ) -> "DinoDetrForObjectDetection":
         """
-        A new detector on a pretrained backbone.
+        Build a new detector on a pretrained backbone.
 
         Args:
             source: Hub id or folder of a DINOv2 (with registers or not) or DINOv3 ViT, or `timm:<name>` of a plain ViT.
@@ -312,7 +287,7 @@ class DinoDetrForObjectDetection(DinoDetrPreTrainedModel):
         self,
         pixel_values: Tensor,
         pixel_mask: Tensor | None = None,
-        labels: list[dict] | None = None,
+        labels: list[dict] | Targets | None = None,
         denoising_queries: DenoisingQueries | None = None,
         loss_normalisers: Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
@@ -323,7 +298,8 @@ class DinoDetrForObjectDetection(DinoDetrPreTrainedModel):
             pixel_mask: `[B, H, W]`, 1 = image, 0 = padding at the right and bottom. None: the padding that `labels`
                 tell of by their `size`; without them, none.
             labels: for each image `class_labels` int64 `[n]` in 0..K-1 and `boxes` float32 `[n, 4]` cxcywh in 0..1 of
-                the unpadded image, as the processor makes them; gives `loss` and `loss_dict`.
+                the unpadded image, as the processor makes them; or the `Targets` built of them. Gives `loss` and
+                `loss_dict`.
             denoising_queries: noise to replay. None: in training, new noise is drawn for the labels.
             loss_normalisers: float32 `[2]`, at least 0: by how many boxes the losses of matching and of denoising
                 are divided, where the batch is only a part of a step. None: those of this batch, at least 1; in
@@ -334,61 +310,46 @@ class DinoDetrForObjectDetection(DinoDetrPreTrainedModel):
         Raises:
             ValueError: for a mask of another shape than the images, or labels that contradict the model or each other.
         """
-        targets = None
-        if labels is not None:
+        if labels is None or isinstance(labels, Targets):
+            targets = labels
+        else:
             targets = Targets.from_labels(labels, len(pixel_values), pixel_values.device)
             if pixel_mask is None:
-                pixel_mask = _mask_from_labels(labels, pixel_values)
-            if denoising_queries is None and self.training:
-                denoising_queries = draw_denoising_queries(
-                    targets,
-                    self.config.num_labels,
-                    self.config.num_denoising,
-                    self.config.label_noise_ratio,
-                    self.config.box_noise_scale,
-                )
+                pixel_mask = mask_from_labels(labels, pixel_values)
+        if targets is not None and denoising_queries is None and self.training:
+            denoising_queries = draw_denoising_queries(targets, self.config)
         if denoising_queries is not None:
             denoising_queries = denoising_queries.to(pixel_values.device)
         outputs = self.model(pixel_values, pixel_mask, denoising_queries, **kwargs | {"return_dict": True})
         passed_on = {name: outputs[name] for name in PASSED_ON if name in outputs}
+        num_queries = outputs.last_hidden_state.shape[1]
         if targets is None:
-            num_queries = outputs.last_hidden_state.shape[1]
             references = outputs.reference_boxes_per_layer[-1, :, -num_queries:]
             logits, boxes = self._predict(self.config.decoder_layers - 1, outputs.last_hidden_state, references)
-            return DinoDetrObjectDetectionOutput(
-                logits=logits,
-                pred_boxes=boxes,
-                **passed_on,
-            )
+            return DinoDetrObjectDetectionOutput(logits=logits, pred_boxes=boxes, **passed_on)
 
         # run through, not indexed: the gradients of all layers are put together once
         layers = zip(outputs.hidden_states_per_layer, outputs.reference_boxes_per_layer)
         predictions = [self._predict(index, *layer) for index, layer in enumerate(layers)]
         logits, boxes = (torch.stack(layers) for layers in zip(*predictions))  # [L, B, N, K], [L, B, N, 4]
-        slots = denoising_queries.labels.shape[1] if denoising_queries is not None else 0
+        slots = logits.shape[2] - num_queries
         all_logits = torch.cat([logits[:, :, slots:], outputs.encoder_logits[None]])
         all_boxes = torch.cat([boxes[:, :, slots:], outputs.encoder_boxes[None]])
+        denoising_logits, denoising_boxes = (x[:, :, :slots] if slots else None for x in (logits, boxes))
         if loss_normalisers is None:
-            loss_normalisers = normalisers(targets, denoising_queries, across_processes=self.training)
-        num_boxes, num_denoised = loss_normalisers.to(all_boxes.device, non_blocking=True)
+            loss_normalisers = count_boxes(targets, denoising_queries, across_processes=self.training)
         loss, loss_dict = dino_loss(
             all_logits,
             all_boxes,
-            logits[:, :, :slots],
-            boxes[:, :, :slots],
+            denoising_logits,
+            denoising_boxes,
             denoising_queries,
             targets,
             self.config,
-            num_boxes,
-            num_denoised,
+            loss_normalisers,
         )
         if self.training and denoising_queries is None:
-            # every parameter gets a gradient in every step, or DistributedDataParallel would stop
-            nothing = 0.0 * self.model.denoising_class_embed.weight.sum()
-            loss = loss + nothing
-            if self.config.num_denoising:
-                terms = [name for name in loss_dict if not name.endswith("_enc")]
-                loss_dict |= {"_".join([*name.split("_")[:2], "dn", *name.split("_")[2:]]): nothing for name in terms}
+            loss, loss_dict = self._without_denoising(loss, loss_dict)
         return DinoDetrObjectDetectionOutput(
             loss=loss,
             loss_dict=loss_dict,
@@ -397,33 +358,25 @@ class DinoDetrForObjectDetection(DinoDetrPreTrainedModel):
             **passed_on,
             auxiliary_logits=all_logits,
             auxiliary_boxes=all_boxes,
-            denoising_logits=logits[:, :, :slots] if slots else None,
-            denoising_boxes=boxes[:, :, :slots] if slots else None,
+            denoising_logits=denoising_logits,
+            denoising_boxes=denoising_boxes,
         )
 
+    def _without_denoising(self, loss: Tensor, loss_dict: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Give every parameter a gradient, or DistributedDataParallel would stop, and name the terms as in any step."""
+        nothing = 0.0 * self.model.denoising_class_embed.weight.sum()
+        suffixes = denoising_suffixes(self.config.decoder_layers) if self.config.num_denoising else []
+        return loss + nothing, loss_dict | {term + suffix: nothing for term in TERMS for suffix in suffixes}
+
     def _predict(self, layer: int, hidden_states: Tensor, reference_boxes: Tensor) -> tuple[Tensor, Tensor]:
-        """A decoder layer's logits `[B, N, K]` and cxcywh boxes `[B, N, 4]`, float32, of its outputs in the decoder."""
+        """Return a decoder layer's logits `[B, N, K]` and cxcywh boxes `[B, N, 4]`, float32, from its outputs."""
         logits = linear(self.model.class_embed[layer], hidden_states).float()
         deltas = self.model.bbox_embed[layer](hidden_states).float()
         return logits, (deltas + inverse_sigmoid(reference_boxes)).sigmoid()
 
 
-def _mask_from_labels(labels: list[dict], pixel_values: Tensor) -> Tensor | None:
-    """Return the mask that was not given where `labels`, whose boxes are relative to the unpadded image, tell it."""
-    height, width = pixel_values.shape[-2:]
-    sizes = padded_sizes(labels, height, width)
-    if sizes is None:
-        return None
-    logger.warning_once(
-        f"Images are padded to {height}x{width}, as the `size` in `labels` says, but no `pixel_mask` was given. It is "
-        "made from these sizes. Pass the processor's `pixel_mask`, without labels above all, where nothing tells "
-        "padding from image."
-    )
-    return mask_padding(sizes.to(pixel_values.device), height, width)
-
-
 # `pipeline` and others ask these tables, also in a process that got this file from the Hub
 MODEL_MAPPING_NAMES.setdefault(DinoDetrConfig.model_type, "DinoDetrModel")
-MODEL_FOR_OBJECT_DETECTION_MAPPING_NAMES.setdefault(DinoDetrConfig.model_type, "DinoDetrForObjectDetection")
+MODEL_FOR_OBJECT_DETECTION_MAPPING_NAMES.setdefault(DinoDetrConfig.model_type, "DinoDetrForObjectDetection")  # pyright: ignore[reportArgumentType]
 
 __all__ = ["DinoDetrForObjectDetection", "DinoDetrModel", "DinoDetrPreTrainedModel"]

@@ -5,26 +5,22 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from .linear import linear
+from .cpu_linear import linear
+from .levels import Levels
 
 
-def token_proposals(centres: Tensor, spatial_shapes: list[tuple[int, int]], padding_mask: Tensor):
+def token_proposals(levels: Levels) -> tuple[Tensor, Tensor]:
     """
     The box each token stands for: at its cell, 0.05 wide on the finest level and doubling.
-
-    Args:
-        centres: float32 `[B, S, 2]` as (x, y), 0..1 within the image.
-        spatial_shapes: (h, w) of each level.
-        padding_mask: bool `[B, S]`, True where a token is padding.
 
     Returns:
         (float32 `[B, S, 4]` logits of cxcywh, +inf where invalid; bool `[B, S]`, True where valid: in the image and
         more than 0.01 from its borders in every coordinate).
     """
-    size = torch.cat([torch.full((h * w,), 0.05 * 2.0**level) for level, (h, w) in enumerate(spatial_shapes)])
-    size = size.to(centres.device, non_blocking=True)  # [S]
-    boxes = torch.cat([centres, size[None, :, None].expand(*centres.shape[:2], 2)], dim=-1)
-    valid = ((boxes > 0.01) & (boxes < 0.99)).all(-1) & ~padding_mask
+    size = torch.cat([torch.full((h * w,), 0.05 * 2.0**level) for level, (h, w) in enumerate(levels.spatial_shapes)])
+    size = size.to(levels.centres.device, non_blocking=True)  # [S]
+    boxes = torch.cat([levels.centres, size[:, None].expand_as(levels.centres)], dim=-1)
+    valid = ((boxes > 0.01) & (boxes < 0.99)).all(-1) & ~levels.padding_mask
     logits = torch.log(boxes / (1 - boxes)).masked_fill(~valid[..., None], float("inf"))
     return logits, valid
 
@@ -40,8 +36,7 @@ class QuerySelection(nn.Module):
     def forward(
         self,
         memory: Tensor,
-        proposals: Tensor,
-        valid: Tensor,
+        levels: Levels,
         class_head: Callable[[Tensor], Tensor],
         box_head: Callable[[Tensor], Tensor],
         num_queries: int,
@@ -49,13 +44,13 @@ class QuerySelection(nn.Module):
         """
         Args:
             memory: `[B, S, D]`, the encoder's output.
-            proposals, valid: of `token_proposals`.
             class_head, box_head: the encoder's heads; not as modules, which accelerate would take for inputs to move.
             num_queries: tokens to keep; at most S are.
 
         Returns:
             (float32 logits `[B, Q, K]`, float32 boxes `[B, Q, 4]` cxcywh in 0..1), best token first.
         """
+        proposals, valid = token_proposals(levels)
         memory = self.enc_output_norm(linear(self.enc_output, memory.masked_fill(~valid[..., None], 0.0)))
         logits = class_head(memory).float()
         best = logits.max(-1).values.topk(min(num_queries, memory.shape[1]), dim=1).indices  # [B, Q]

@@ -1,7 +1,7 @@
-"""Pillow images of every mode become upright 8-bit RGB, by one function for checking, training and prediction."""
+"""Pillow images of every mode made upright 8-bit RGB, the same way for checking, training and prediction."""
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -16,7 +16,7 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-# What says again how the pixels lay, and what transformers would paint white: the transparency of a palette, say.
+# Metadata that say again how the pixels lay, or that transformers would paint white (a palette's transparency).
 _OUTDATED = ("transparency", "exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif")
 # Tags of TIFF that state a range: the greatest value and the least.
 _GREATEST, _LEAST = (341, 281), (340, 280)
@@ -106,7 +106,7 @@ def find_value_range(image: Image.Image) -> ValueRange:
 
 
 def _stated_range(image: Image.Image, low: float, high: float) -> ValueRange | None:
-    """What the file itself says; a statement that its values contradict counts for nothing."""
+    """Return the range that the file states, unless its values contradict it."""
     if image.format == "PPM":
         return ValueRange(0, 65535)  # Pillow's reader scales to it
     tags = getattr(image, "tag_v2", None)
@@ -123,7 +123,7 @@ def _stated_range(image: Image.Image, low: float, high: float) -> ValueRange | N
     return ValueRange(least, greatest) if least <= low and high <= greatest and least < greatest else None
 
 
-def _number(tags, names: tuple[int, ...]) -> float | None:
+def _number(tags: Any, names: tuple[int, ...]) -> float | None:
     for name in names:
         value = tags.get(name)
         value = value[0] if isinstance(value, tuple) and value else value

@@ -136,8 +136,8 @@ def _leave(trainer: DetectionTrainer, evaluation: Evaluation, figures: dict[str,
     """Write the weights and what a reader wants of the run into the run folder."""
     options, state = trainer.args, trainer.state
     main_process = trainer.is_world_process_zero()
+    explain_zero_ap(evaluation, options, state, trainer.train_dataset, at_end=True)
     if main_process:
-        explain_zero_ap(evaluation, options, state, trainer.train_dataset, at_end=True)
         check_lock(trainer.folder)
     save_model(trainer.folder, trainer.model, trainer.processor, main_process)
     if main_process:

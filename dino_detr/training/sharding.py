@@ -7,7 +7,7 @@ Checkpoints hold whole tensors, as those of every other layout, so that a run ma
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
-from typing import Any, TypeGuard
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -58,7 +58,7 @@ def _ending_everywhere(forward: Callable[..., Any]) -> Callable[..., Any]:
     return ending
 
 
-def is_sharded(model: nn.Module) -> TypeGuard[FSDPModule]:
+def is_sharded(model: nn.Module) -> bool:
     return isinstance(model, FSDPModule)
 
 

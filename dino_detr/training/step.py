@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from ..configuration_dino_detr import DinoDetrConfig
 from ..denoising import draw_denoising_queries
 from ..image_processing_dino_detr import DinoDetrImageProcessor
-from ..matching import NonFinitePredictions, Targets
+from ..matching import NonFinitePredictions
 from ..modeling_dino_detr import DinoDetrObjectDetectionOutput
+from ..targets import Targets
 
 
 class StepCounts(NamedTuple):
@@ -75,17 +76,17 @@ class Step:
         Raises:
             NonFinitePredictions: if they are not, also by a sharded model, whose own forward pass does not raise.
         """
-        inputs = {name: value for name, value in batch.items() if name != "noise_seeds"}
+        targets = Targets.from_labels(batch["labels"], len(batch["noise_seeds"]), batch["pixel_values"].device)
         denoising_queries = draw_denoising_queries(
-            Targets.from_labels(inputs["labels"], len(batch["noise_seeds"]), inputs["pixel_values"].device),
-            config.num_labels,
-            config.num_denoising,
-            config.label_noise_ratio,
-            config.box_noise_scale,
-            most=self.max_boxes,
-            seeds=batch["noise_seeds"],
+            targets, config, max_boxes=self.max_boxes, seeds=batch["noise_seeds"]
         )
-        outputs = model(**inputs, denoising_queries=denoising_queries, loss_normalisers=self.loss_normalisers)
+        outputs = model(
+            batch["pixel_values"],
+            batch["pixel_mask"],
+            labels=targets,
+            denoising_queries=denoising_queries,
+            loss_normalisers=self.loss_normalisers,
+        )
         if isinstance(outputs, NonFinitePredictions):
             raise outputs
         return outputs

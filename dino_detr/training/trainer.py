@@ -7,12 +7,14 @@ from typing import Any
 import torch
 from datasets import Dataset
 from torch import Tensor, nn
+from torch.optim import Optimizer
 from transformers import ProgressCallback, Trainer
 
-from ..data.samples import collate
+from ..data.samples import TrainingSamples, collate
 from ..data.sampling import SizeGroupedSampler
 from ..evaluation.evaluate import Evaluation, EvaluationStopped, evaluate
 from ..image_processing_dino_detr import DinoDetrImageProcessor
+from ..modeling_dino_detr import DinoDetrForObjectDetection
 from ..runs.names import AVERAGE, EVALUATION_DUE, FIGURES, checkpoint_folder
 from .callbacks import EarlyStopping, FindBest
 from .checkpointing.files import delete_oldest, written_whole
@@ -36,6 +38,7 @@ from .interval import LogInterval
 from .launch import settle_launch
 from .memory import peak_memory_mib
 from .optimizer import build_optimizer, build_step_schedule
+from .options import DinoDetrTrainingArguments
 from .progress import ProgressBar
 from .sharding import is_sharded, whole_parameters
 from .step import Step, StepCounts, count_step, plan_step, to_model_inputs
@@ -50,9 +53,14 @@ class DetectionTrainer(Trainer):
 
     Args:
         processor: the image processor; batches are made and evaluated with it.
-        train_dataset: `TrainingSamples`.
-        eval_dataset: rows as `load_detection_dataset` gives them.
     """
+
+    model: DinoDetrForObjectDetection
+    args: DinoDetrTrainingArguments
+    train_dataset: TrainingSamples
+    eval_dataset: Dataset  # rows as `load_detection_dataset` gives them
+    optimizer: Optimizer
+    step: Step  # under way
 
     def __init__(self, processor: DinoDetrImageProcessor, **kwargs: Any):
         super().__init__(processing_class=processor, data_collator=collate, **kwargs)
@@ -69,7 +77,6 @@ class DetectionTrainer(Trainer):
         self.unreadable = UnreadableImages()
         self.finite_check = FiniteCheck(self.args, self.exchange)
         self.interval = LogInterval()
-        self.step: Step | None = None  # under way
         decay, patience = self.args.ema_decay, self.args.early_stopping_patience
         self.uploads = Uploads(self.args) if self.args.push_to_hub and self.is_world_process_zero() else None
         self.average = None if decay is None else WeightAverage(decay)
@@ -86,7 +93,7 @@ class DetectionTrainer(Trainer):
         getattr(loader, "base_dataloader", loader).worker_init_fn = self.preemption.worker_init_fn
         return loader
 
-    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+    def create_optimizer(self, model: nn.Module | None = None) -> Optimizer:
         if self.optimizer is None:
             self.optimizer = build_optimizer(
                 self.model,
@@ -99,9 +106,7 @@ class DetectionTrainer(Trainer):
             )
         return self.optimizer
 
-    def create_scheduler(
-        self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
-    ) -> torch.optim.lr_scheduler.LRScheduler:
+    def create_scheduler(self, num_training_steps: int, optimizer: Optimizer | None = None) -> Any:
         if self.lr_scheduler is None and self.args.lr_decay_steps:
             self.lr_scheduler = build_step_schedule(
                 optimizer or self.optimizer,
@@ -155,14 +160,10 @@ class DetectionTrainer(Trainer):
     def evaluate(
         self, eval_dataset: Dataset | None = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
-        """
-        Return COCO's figures of the model on `eval_dataset`, as `<prefix>_AP`, ...; during training those of the
-        average of the weights too, if there is one, as `<prefix>_ema_AP`, ...
-        """
+        """Return COCO's figures as `<prefix>_AP`, ..., and the average's, if there is one, as `<prefix>_ema_AP`, ..."""
         started = time.perf_counter()
         evaluation = self.score(eval_dataset)
-        if self.is_world_process_zero():
-            explain_zero_ap(evaluation, self.args, self.state, self.train_dataset)
+        explain_zero_ap(evaluation, self.args, self.state, self.train_dataset)
         metrics = {f"{metric_key_prefix}_{name}": evaluation.figures[name] for name in FIGURES}
         if self.average is not None and self.average.started:
             with self.average.applied():
@@ -199,9 +200,9 @@ class DetectionTrainer(Trainer):
 
     def _save_checkpoint(self, model: nn.Module, trial: Any = None) -> None:
         """Write all that a run goes on with into a folder that gets its name when all is there."""
-        checkpoint, main_process = checkpoint_folder(self.folder, self.state.global_step), self.is_world_process_zero()
-        size, wait = checkpoint_size(self.args, self.model), self.accelerator.wait_for_everyone
-        with written_whole(checkpoint, size, main_process, wait) as partial:
+        state, main_process = self.state, self.is_world_process_zero()
+        checkpoint, size = checkpoint_folder(self.folder, state.global_step), checkpoint_size(self.args, self.model)
+        with written_whole(checkpoint, size, main_process, self.accelerator.wait_for_everyone) as partial:
             self.store_flos()
             self.save_model(str(partial))
             if self.average is not None:
@@ -211,17 +212,16 @@ class DetectionTrainer(Trainer):
                 save_optimizer(partial, self.optimizer, self.lr_scheduler, self.args.should_save)
                 self._save_scaler(str(partial))
                 self._save_rng_state(str(partial))
-            name_best(self.state, self.folder)
+            name_best(state, self.folder)
             if main_process:
                 self.save_notes(partial)
                 if self.preemption.evaluation_due:
                     (partial / EVALUATION_DUE).touch()
         if main_process:
-            best = self.state.best_model_checkpoint
-            delete_oldest(self.folder, self.args.save_total_limit, self.state.global_step, best)
+            delete_oldest(self.folder, self.args.save_total_limit, state.global_step, state.best_model_checkpoint)
             if self.uploads is not None:
-                self.uploads.offer(self.state)
-        wait()
+                self.uploads.offer(state)
+        self.accelerator.wait_for_everyone()
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Write weights, configuration, processor, and the options without their secrets. Every process calls this."""

@@ -4,6 +4,8 @@ import torch
 from transformers import CONFIG_MAPPING, TimmBackboneConfig
 
 from dino_detr import DinoDetrConfig, DinoDetrForObjectDetection
+from dino_detr.denoising import DenoisingQueries, draw_denoising_queries
+from dino_detr.targets import Targets
 
 TRANSFORMERS_BACKBONES = ("dinov2", "dinov2_with_registers", "dinov3_vit")
 ALL_BACKBONES = (*TRANSFORMERS_BACKBONES, "timm_backbone")
@@ -90,3 +92,10 @@ def random_labels(*counts: int, num_labels: int = 3, seed: int = 0) -> list[dict
         classes = torch.randint(num_labels, (count,), generator=generator)
         labels.append({"class_labels": classes, "boxes": torch.cat([centre, size], dim=1)})
     return labels
+
+
+def draw_noise(labels: list[dict], seed: int = 0, **arguments) -> DenoisingQueries | None:
+    """Denoising queries for a batch, as a tiny detector with these arguments draws them."""
+    torch.manual_seed(seed)
+    targets = Targets.from_labels(labels, len(labels), torch.device("cpu"))
+    return draw_denoising_queries(targets, tiny_config(**arguments))

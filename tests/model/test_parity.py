@@ -9,9 +9,11 @@ from safetensors.torch import load_file
 from dino_detr import DinoDetrImageProcessor
 from dino_detr.backbone import _change_patch_size, _interpolate_positions_antialiased
 from dino_detr.denoising import DenoisingQueries, draw_denoising_queries, noise_boxes
-from dino_detr.encoder import sine_position_embedding
 from dino_detr.hub.conversion import convert_state_dict, load_reference_checkpoint
-from dino_detr.matching import Targets, assign
+from dino_detr.levels import sine_position_embedding
+from dino_detr.matching import assign
+from dino_detr.query_selection import token_proposals
+from dino_detr.targets import Targets
 from dino_detr.training import build_optimizer
 
 # ten times the noise floor in the golden set's README
@@ -150,7 +152,7 @@ def test_denoising_tensors(model, core_golden, case):
 
     # what we draw ourselves has the same slots
     targets = Targets.from_labels(labels, 2, torch.device("cpu"))
-    drawn = draw_denoising_queries(targets, model.config.num_labels, model.config.num_denoising, 0.5, 1.0)
+    drawn = draw_denoising_queries(targets, model.config)
     assert drawn.num_groups == num_groups
     assert torch.equal(drawn.labels < 0, queries.labels < 0)
 
@@ -298,12 +300,13 @@ def _watch(model, seen):
         lambda args, output: {
             "encoder/input": args[0],
             "encoder/query_pos": args[1],
-            "encoder/reference_points": args[2],
-            "encoder/spatial_shapes": torch.tensor(args[3]),
-            "encoder/padding_mask": args[4],
+            "encoder/spatial_shapes": torch.tensor(args[2].spatial_shapes),
+            "encoder/padding_mask": args[2].padding_mask,
+            "encoder/valid_ratios": args[2].valid_ratios,
             "encoder/memory": output,
         },
     )
+    keep(model.encoder.layers[0], lambda args, output: {"encoder/reference_points": args[2]})
     for index, layer in enumerate(model.encoder.layers):
         keep(layer, lambda args, output, index=index: {f"encoder/layer{index}": output})
     for index, layer in enumerate(model.decoder.layers):
@@ -312,7 +315,7 @@ def _watch(model, seen):
     keep(
         model.query_selection,
         lambda args, output: {
-            "two_stage/output_proposals": args[1],
+            "two_stage/output_proposals": token_proposals(args[1])[0],
             "two_stage/topk_logits": output[0],
             "two_stage/topk_boxes": output[1],
         },
@@ -322,7 +325,6 @@ def _watch(model, seen):
         lambda args, output: {
             "decoder/input_query": args[0],
             "decoder/init_reference": args[1],
-            "encoder/valid_ratios": args[3],
             "decoder/hidden_normed": output[0],
             "starts": output[1],
         },

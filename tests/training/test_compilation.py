@@ -5,17 +5,17 @@ import sys
 import pytest
 import torch
 from helpers.launching import lines, run
-from helpers.tiny import random_images, random_labels, tiny_detector
+from helpers.tiny import random_images, random_labels, tiny_config, tiny_detector
 
 from dino_detr.denoising import draw_denoising_queries
-from dino_detr.matching import Targets
+from dino_detr.targets import Targets
 from dino_detr.training.compilation import compile_layers
 
 
 @pytest.mark.parametrize("frozen", [True, False], ids=["frozen", "unfrozen"])
 def test_gradients(frozen):
     images, labels = random_images(2, 3, 64, 96), random_labels(3, 1)
-    noise = draw_denoising_queries(Targets.from_labels(labels, 2, torch.device("cpu")), 3, 10, 0.5, 1.0)
+    noise = draw_denoising_queries(Targets.from_labels(labels, 2, torch.device("cpu")), tiny_config())
     gradients, names = [], []
     for compiled in (False, True):
         torch._dynamo.reset()

@@ -9,7 +9,7 @@ from helpers.launching import lines
 from safetensors.torch import load_file
 
 from dino_detr.deformable_attention import deformable_sampling
-from dino_detr.encoder import FeedForward
+from dino_detr.feed_forward import FeedForward
 from dino_detr.loss import dino_loss
 from dino_detr.training import parse_options, prepare, train
 from dino_detr.training.trainer import DetectionTrainer

@@ -11,6 +11,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from ...loss import term_suffixes
 from ...matching import NonFinitePredictions
 from ...modeling_dino_detr import DinoDetrForObjectDetection
+from ...targets import Targets
 from ..sharding import alone
 from ..step import Step, set_random_state
 
@@ -188,7 +189,8 @@ class _Trace:
 
 
 def _finite(value: object) -> bool:
-    return not isinstance(value, Tensor) or not value.is_floating_point() or bool(value.isfinite().all())
+    tensor = value.boxes if isinstance(value, Targets) else value
+    return not isinstance(tensor, Tensor) or not tensor.is_floating_point() or bool(tensor.isfinite().all())
 
 
 def _place_in_network(term: str) -> float:

@@ -26,9 +26,9 @@ def explain_zero_ap(
 ) -> None:
     """
     Log a diagnosis and write it to `diagnosis.txt` if AP50 is about 0, though the training loss has fallen or training
-    is over (`at_end`). A fault in it is reported and never stops training.
+    is over (`at_end`). The main process does it. A fault in it is reported and never stops training.
     """
-    if not evaluation.is_unexplained:
+    if options.process_index > 0 or not evaluation.is_unexplained:
         return
     logged = [line for line in state.log_history if "loss" in line]
     loss = tuple(line["loss"] for line in logged[:1] + logged[1:][-1:]) or None  # a line is not its own successor
