@@ -15,7 +15,7 @@ from importlib.metadata import version
 import numpy as np
 
 from dino_detr.evaluation import CocoDetectionMetric
-from dino_detr.evaluation.coco_score import SCORERS
+from dino_detr.evaluation.coco.score import SCORERS
 
 BATCH = 8
 

@@ -75,10 +75,9 @@ def evaluate_results(options: argparse.Namespace) -> tuple[Evaluation, str | Non
         What a report needs, if one is asked for, beside the figures; and why it has no pictures, if it has none.
     """
     from ..data.findings import Findings
-    from ..data.sources.annotation_json import read_json
-    from ..evaluation.coco_results import clean_results, images_of_results, score_cleaned
+    from ..evaluation.coco.image_ids import find_image_ids
+    from ..evaluation.coco.results import clean_results, images_of_results, score_cleaned
     from ..evaluation.evaluate import Evaluation
-    from ..evaluation.image_ids import find_image_ids
 
     if options.predictions:
         raise ValueError("--predictions goes with a checkpoint; a results file holds the predictions already")
@@ -154,33 +153,10 @@ def is_annotation_file(dataset: str) -> bool:
 
 def read_annotations(dataset: str, split: str) -> dict:
     """Return COCO annotations of a file as they are, or of a data set."""
-    from ..data import category_ids, class_names
-    from ..data.image_files import image_names
+    from ..data.coco_writer import rows_to_coco
     from ..data.sources.annotation_json import CocoAnnotations, read_json
     from ..data.sources.coco import take_part
 
     if is_annotation_file(dataset):
         return take_part(read_json(Path(dataset), CocoAnnotations), split)
-    rows = checked_rows(dataset, split)
-    images = [{"id": id_, "file_name": name} for id_, name in zip(rows["image_id"], image_names(rows))]
-    rows = rows.remove_columns("image")
-    ids, names = category_ids(rows), class_names(rows)
-    annotations = []
-    for row in rows:
-        objects = row["objects"]
-        for bbox, category, area, crowd in zip(*(objects[name] for name in ("bbox", "category", "area", "iscrowd"))):
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": row["image_id"],
-                    "category_id": ids[category],
-                    "bbox": bbox,
-                    "area": area,
-                    "iscrowd": crowd,
-                }
-            )
-    return {
-        "images": images,
-        "annotations": annotations,
-        "categories": [{"id": category_id, "name": name} for category_id, name in zip(ids, names)],
-    }
+    return rows_to_coco(checked_rows(dataset, split))

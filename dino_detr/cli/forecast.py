@@ -16,9 +16,9 @@ def add_parser(verbs) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    from ..evaluation.ap_history import read_ap_history
     from ..evaluation.forecast import forecast_ap, format_forecast
-    from ..evaluation.forecast_plot import draw_forecast
+    from ..evaluation.forecast.history import read_ap_history
+    from ..evaluation.forecast.plot import draw_forecast
 
     claim_files(plot=options.plot, output=options.output)
     history = read_ap_history(options.history)

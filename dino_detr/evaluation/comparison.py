@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from ..runs.history import read_figures, read_history, read_mapping
 from ..runs.names import FIGURES, FIGURES_JSON, RECIPE_YAML
-from .coco_results import format_figure
+from .coco.table import format_figure
 
 # Okabe and Ito's palette, told apart by colour-blind readers: https://jfly.uni-koeln.de/color/
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "black")

@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from torchvision.ops import box_iou
 
-from .coco_metric import CocoDetectionMetric
-from .coco_results import format_figure
+from .coco.metric import CocoDetectionMetric
+from .coco.table import format_figure
 
 UNEXPLAINED_AP50 = 0.01  # below it, there is something to explain
 

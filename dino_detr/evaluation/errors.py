@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from pycocotools.mask import iou as box_iou
 
-from .coco_score import pack_detections
+from .coco.score import pack_detections
 
 MATCHING_IOU = 0.5  # from which a detection has found an object
 NEAR_IOU = 0.1  # from which it has tried to: less is a false detection

@@ -11,7 +11,7 @@ from torch import distributed
 from ..data import category_ids, class_names
 from ..data.rows import values_of_objects
 from ..image_processing_dino_detr import DinoDetrImageProcessor
-from .coco_metric import CocoDetectionMetric
+from .coco.metric import CocoDetectionMetric
 from .detections import detect, references
 from .diagnosis import UNEXPLAINED_AP50, Diagnosis, LearningRate, diagnose
 

@@ -8,7 +8,7 @@ import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from transformers.utils import logging
 
-from ..evaluation.coco_results import format_figure
+from ..evaluation.coco.table import format_figure
 from ..runs.names import BOX_AP_PNG, DETECTIONS_PNG, FIGURES, LOSS_PNG
 from ..runs.record import RunRecord, read_record
 

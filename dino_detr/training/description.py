@@ -10,7 +10,7 @@ from transformers.utils import logging
 
 from ..data import class_names
 from ..data.decoding import decode_image
-from ..evaluation.coco_results import format_figure
+from ..evaluation.coco.table import format_figure
 from ..evaluation.evaluate import Evaluation
 from ..evaluation.operating_point import readable_threshold
 from ..evaluation.pictures import draw_truth_and_detections, make_grid

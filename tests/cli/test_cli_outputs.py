@@ -61,7 +61,7 @@ def no_work(monkeypatch):
         pytest.fail("the work has begun")
 
     for name in (
-        "dino_detr.inference.Detector.__init__", "dino_detr.evaluation.coco_results.clean_results",
+        "dino_detr.inference.Detector.__init__", "dino_detr.evaluation.coco.results.clean_results",
         "dino_detr.evaluation.forecast.forecast_ap", "dino_detr.data.check.check_split",
         "dino_detr.hub.load_reference_checkpoint", "dino_detr.data.importing.import_data",
         "dino_detr.benchmark.run_benchmark", "dino_detr.evaluation.comparison.read_runs",

@@ -10,7 +10,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from dino_detr.cli import main
-from dino_detr.evaluation.image_ids import find_image_ids
+from dino_detr.evaluation.coco.image_ids import find_image_ids
 
 ANNOTATIONS = {
     "info": {},

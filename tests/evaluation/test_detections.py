@@ -12,7 +12,7 @@ from PIL import Image
 from dino_detr import DinoDetrImageProcessor
 from dino_detr.data import category_ids, class_names, load_detection_dataset
 from dino_detr.evaluation import CocoDetectionMetric, score_results, to_coco_results
-from dino_detr.evaluation.coco_results import clean_results, images_of_results
+from dino_detr.evaluation.coco.results import clean_results, images_of_results
 from dino_detr.evaluation.detections import detect, references
 
 

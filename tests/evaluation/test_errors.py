@@ -6,7 +6,7 @@ from helpers.coco_by_hand import make_data
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from dino_detr.evaluation.coco_results import clean_results, images_of_results
+from dino_detr.evaluation.coco.results import clean_results, images_of_results
 from dino_detr.evaluation.errors import ERRORS, find_errors, match_image
 
 

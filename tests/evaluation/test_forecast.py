@@ -13,7 +13,6 @@ from scipy.stats import linregress, t
 from transformers import get_cosine_schedule_with_warmup, get_linear_schedule_with_warmup
 
 from dino_detr.cli import main
-from dino_detr.evaluation.ap_history import read_ap_history
 from dino_detr.evaluation.forecast import (
     bootstrap_interval,
     curve,
@@ -22,6 +21,7 @@ from dino_detr.evaluation.forecast import (
     forecast_ap,
     format_forecast,
 )
+from dino_detr.evaluation.forecast.history import read_ap_history
 from dino_detr.runs.history import learning_rate_drops
 from dino_detr.training.optimizer import build_step_schedule
 

@@ -73,7 +73,7 @@ def test_a_fault_in_drawing_stops_nothing(recipe, tmp_path, monkeypatch, caplog)
         raise RuntimeError("no canvas")
 
     monkeypatch.setattr("matplotlib.figure.Figure.savefig", broken)
-    monkeypatch.setattr("dino_detr.training.run_folder.draw_truth_and_detections", broken)
+    monkeypatch.setattr("dino_detr.training.description.draw_truth_and_detections", broken)
     train(prepare(parse_options([str(recipe), "--output_dir", str(tmp_path / "run")])))
     assert {"figures.json", "README.md", "model.safetensors"} <= {path.name for path in (tmp_path / "run").iterdir()}
     assert [line["step"] for line in read_history(tmp_path / "run" / "evaluation.jsonl")] == [2, 4]

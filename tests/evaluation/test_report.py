@@ -13,7 +13,7 @@ from PIL import Image
 
 from dino_detr.cli import main
 from dino_detr.evaluation import score_results
-from dino_detr.evaluation.coco_results import clean_results, images_of_results
+from dino_detr.evaluation.coco.results import clean_results, images_of_results
 from dino_detr.evaluation.evaluate import Evaluation
 from dino_detr.evaluation.report import write_report
 

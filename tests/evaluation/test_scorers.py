@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from dino_detr.evaluation import CocoDetectionMetric, score_results
-from dino_detr.evaluation.coco_score import SCORERS, find_scorer, pack_detections, pack_objects, score
+from dino_detr.evaluation.coco.score import SCORERS, find_scorer, pack_detections, pack_objects, score
 
 NUM_CLASSES = 4  # the last has no objects
 

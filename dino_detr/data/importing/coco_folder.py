@@ -7,6 +7,7 @@ import shutil
 from collections import Counter
 from pathlib import Path
 
+from ..coco_writer import to_coco
 from .imported import ImportedDataset, ImportedImage
 from .source_files import printable
 from .voc import read_voc
@@ -98,7 +99,7 @@ def _write_split(output: Path, split: str, images: list[ImportedImage], names: d
     folder = output / split
     folder.mkdir(parents=True)
     (output / "annotations").mkdir(exist_ok=True)
-    entries, annotations, taken = [], [], set()
+    entries, taken = [], set()
     for image_id, image in enumerate(images, start=1):
         own_name, number = Path(printable(image.path.name)), 1
         file_name = own_name.name
@@ -107,16 +108,15 @@ def _write_split(output: Path, split: str, images: list[ImportedImage], names: d
             file_name = f"{own_name.stem}_{number}{own_name.suffix}"
         taken.add(file_name.lower())
         _link(image.path, folder / file_name)
-        entries.append({"id": image_id, "file_name": file_name, "width": image.width, "height": image.height})
+        objects = []
         for item in image.objects:
-            bbox = [round(value, 4) for value in item.bbox]
-            annotation = {"id": len(annotations) + 1, "image_id": image_id, "category_id": item.category_id}
-            annotation |= {"bbox": bbox, "area": round(item.bbox[2] * item.bbox[3], 4), "iscrowd": 0}
-            annotations.append(annotation | ({"difficult": 1} if item.difficult else {}))
-    categories = [{"id": id_, "name": name} for id_, name in names.items()]
-    content = {"images": entries, "annotations": annotations, "categories": categories}
+            bbox, area = [round(value, 4) for value in item.bbox], round(item.bbox[2] * item.bbox[3], 4)
+            annotation = {"category_id": item.category_id, "bbox": bbox, "area": area, "iscrowd": 0}
+            objects.append(annotation | ({"difficult": 1} if item.difficult else {}))
+        entry = {"id": image_id, "file_name": file_name, "width": image.width, "height": image.height}
+        entries.append((entry, objects))
     path = output / "annotations" / f"instances_{split}.json"
-    path.write_text(json.dumps(content), encoding="utf-8")
+    path.write_text(json.dumps(to_coco(entries, names)), encoding="utf-8")
 
 
 def _link(source: Path, target: Path) -> None:

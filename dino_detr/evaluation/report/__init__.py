@@ -9,7 +9,7 @@ from datasets import Dataset, Image
 from ...data.decoding import decode_image, describe_fault
 from ...data.image_files import image_name, image_names
 from ...runs.names import FIGURES, REPORT_HTML, REPORT_JSON
-from ..coco_score import find_scorer, pack_detections, pack_objects, score
+from ..coco.score import find_scorer, pack_detections, pack_objects, score
 from ..errors import ERRORS, Errors, ImageMatches, find_errors, match_image, to_xywh
 from ..evaluate import Evaluation
 from .figures import draw_calibration, draw_classes, draw_confusion, draw_precision_recall

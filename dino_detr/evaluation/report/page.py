@@ -4,7 +4,7 @@ from jinja2 import Environment, PackageLoader
 
 from ... import __version__
 from ...runs.names import FIGURES
-from ..coco_results import format_figure
+from ..coco.table import MEANINGS, format_figure
 from ..errors import ERRORS, ImageMatches
 from .figures import MOST_BARS, MOST_CELLS
 
@@ -23,8 +23,6 @@ _MEANINGS_OF_ERRORS = {
     "badly placed": "the right class, but IoU is only 0.1 to 0.5",
     "false": "nothing there, or a second box on an object",
 }
-_MEANINGS_OF_FIGURES = ("IoU .50:.95", "IoU .50", "IoU .75", "small", "medium", "large")
-_MEANINGS_OF_FIGURES += ("1 box", "10 boxes", "100 boxes", "small", "medium", "large")
 _MOST_LABELLED = 12  # boxes of a picture; of more, only the wrong ones are called by name
 _MOST_LETTERS = 22
 
@@ -47,7 +45,7 @@ def build_page(report: dict, matches: list[ImageMatches]) -> str:
         report,
         title=f"Evaluation of {name.rstrip('/').split('/')[-1]}",
         figure_names={"Average precision": FIGURES[:6], "Average recall": FIGURES[6:]},
-        meanings_of_figures=dict(zip(FIGURES, _MEANINGS_OF_FIGURES)),
+        meanings_of_figures=MEANINGS,
         class_figures=[column for column in next(iter(classes.values()), {}) if column != "objects"],
         scored_classes=sum(values["AP"] >= 0 for values in classes.values()),
         most_bars=MOST_BARS,

@@ -6,13 +6,17 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import StrMethodFormatter
 
-from .forecast import CURVES, curve, delta_interval, format_ap
+from .curves import CURVES, curve
+from .forecasting import format_ap
+from .intervals import delta_interval
 
 _COLORS = {"power_law": "#0072B2", "logarithmic": "#009E73", "log_linear": "#D55E00"}  # as in plots.py
 
 
 def draw_forecast(result: dict, path: str | Path) -> None:
     """
+    Draw points, curves and the interval of the best curve.
+
     Args:
         result: what `forecast_ap` returned.
         path: file to write, a `.png` or another form that matplotlib knows.

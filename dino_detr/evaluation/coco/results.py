@@ -1,4 +1,4 @@
-"""COCO result files: detections written as one, one scored against its annotations, and figures as a table."""
+"""COCO result files: detections written as one, and one scored against its annotations."""
 
 import math
 from collections import Counter, defaultdict
@@ -6,13 +6,13 @@ from collections import Counter, defaultdict
 import numpy as np
 import torch
 
-from ..data.findings import Findings
-from ..data.numbers import number_ids, read_box, read_number, read_whole, shown
-from ..data.sources.annotation_json import LISTS
-from ..data.sources.box_forms import NORMALISED
-from ..data.sources.coco import clean_annotations
-from ..data.sources.coco_reader import is_plain_box
-from .coco_score import FIGURES, find_scorer, pack_detections, pack_objects, score
+from ...data.findings import Findings
+from ...data.numbers import number_ids, read_box, read_number, read_whole, shown
+from ...data.sources.annotation_json import LISTS
+from ...data.sources.box_forms import NORMALISED
+from ...data.sources.coco import clean_annotations
+from ...data.sources.coco_reader import is_plain_box
+from .score import find_scorer, pack_detections, pack_objects, score
 
 _FEW = 5  # boxes: too few to see that they are normalised
 _ROW = {"image_id", "category_id", "bbox", "score"}  # what a result has
@@ -169,25 +169,6 @@ def to_coco_results(predictions: list[dict], category_ids: list) -> list[dict]:
     return rows
 
 
-def format_table(figures: dict) -> str:
-    """The figures of `score_results` or `CocoDetectionMetric.compute` as text; `-`: no object to find."""
-    headings = ("IoU .50:.95", "IoU .50", "IoU .75", "small", "medium", "large")
-    recall_headings = ("1 box", "10 boxes", "100 boxes", "small", "medium", "large")
-    lines = [
-        _line("", headings),
-        _line("Average precision", [format_figure(figures[name]) for name in FIGURES[:6]]),
-        "",
-        _line("", recall_headings),
-        _line("Average recall", [format_figure(figures[name]) for name in FIGURES[6:]]),
-    ]
-    if figures["per_class"]:
-        lines += ["", _line("Class", FIGURES[:6])]
-        lines += [
-            _line(name, [format_figure(c[key]) for key in FIGURES[:6]]) for name, c in figures["per_class"].items()
-        ]
-    return "\n".join(lines)
-
-
 def distinct_names(names: dict) -> list:
     """The names of `{id: name}`, with the id added to those that occur twice."""
     count = Counter(names.values())
@@ -276,12 +257,3 @@ def _refuse_other_units(results: list[dict], objects: list[dict]) -> None:
 def _sorted_ids(entries: list[dict]) -> list:
     """Numbers, then names: as `number_ids` numbers them."""
     return sorted((entry["id"] for entry in entries), key=lambda id_: (isinstance(id_, str), id_))
-
-
-def _line(name, cells) -> str:
-    return (f"{str(name)[:24]:<24}" + "".join(f"{cell:>13}" for cell in cells)).rstrip()
-
-
-def format_figure(value: float | None) -> str:
-    """Write a figure with three digits; `-` where there is nothing to measure: None, or COCO's -1."""
-    return "-" if value is None or value < 0 else f"{value:.3f}"

@@ -4,9 +4,10 @@ import csv
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 
-from ..runs.history import learning_rate_drops, read_history, read_mapping
-from ..runs.names import EVALUATION_JSONL, METRICS_JSONL, RECIPE_YAML
+from ...runs.history import learning_rate_drops, read_history, read_mapping
+from ...runs.names import EVALUATION_JSONL, METRICS_JSONL, RECIPE_YAML
 
 _STEP, _AP = "Step", "bbox/AP"  # detectron2's names, as wandb exports them
 
@@ -75,7 +76,7 @@ def _read_csv(path: Path) -> ApHistory:
         raise ValueError(f"{path} is not readable as CSV in UTF-8: {fault}") from fault
 
 
-def _read_table(file, path: Path) -> ApHistory:
+def _read_table(file: TextIO, path: Path) -> ApHistory:
     reader = csv.DictReader(file, skipinitialspace=True)
     columns = reader.fieldnames or []
     runs = [name for name in columns if name == _AP or name.endswith(f" - {_AP}")]

@@ -5,8 +5,8 @@ import evaluate
 import numpy as np
 import torch
 
-from .coco_results import distinct_names, plain_id
-from .coco_score import MOST_CLASSES, find_scorer, pack_detections, pack_objects, score
+from .results import distinct_names, plain_id
+from .score import MOST_CLASSES, find_scorer, pack_detections, pack_objects, score
 
 _DESCRIPTION = """\
 Average precision and recall of detected boxes, as COCO defines them and pycocotools computes them.

@@ -3,7 +3,7 @@
 from collections import defaultdict
 from pathlib import PurePosixPath
 
-from ..data.sources.file_names import count_common_end
+from ...data.sources.file_names import count_common_end
 
 
 def find_image_ids(results, annotations):

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..runs.names import FIGURES
+from ...runs.names import FIGURES
 from . import scoring_numpy, scoring_pycocotools
 
 SCORERS = {  # the same numbers, the second in twenty times the time

@@ -1,0 +1,1 @@
+"""Average precision as COCO defines it, of batches and of results files."""
