@@ -25,13 +25,14 @@ def targets_of(labels: list[dict]) -> Targets:
 
 
 def test_the_cost_is_that_of_transformers_deformable_detr(monkeypatch):
-    """Its matrix has no 1e-6 beside areas, from which the tolerance is."""
+    """Also of predictions that are certain. Its matrix has no 1e-6 beside areas, from which the tolerance is."""
     labels, (logits, boxes) = random_labels(3, 0, 2), predictions(3)
+    logits[:, :, 0], logits[:, :, 1] = 100.0, -100.0
     seen = []
     monkeypatch.setattr(loss_deformable_detr, "linear_sum_assignment", lambda cost: seen.append(cost) or ([], []))
     matcher = loss_deformable_detr.DeformableDetrHungarianMatcher(class_cost=1.5, bbox_cost=4.0, giou_cost=3.0)
     cost = matching_cost(logits, boxes, targets_of(labels), tiny_config(class_cost=1.5, bbox_cost=4.0, giou_cost=3.0))
-    assert cost.shape == (5, LAYERS, QUERIES)
+    assert cost.shape == (5, LAYERS, QUERIES) and cost.isfinite().all()
     for layer in range(LAYERS):
         seen.clear()
         matcher({"logits": logits[layer], "pred_boxes": boxes[layer]}, labels)
