@@ -75,6 +75,7 @@ def evaluate_results(options: argparse.Namespace) -> tuple[Evaluation, str | Non
         What a report needs, if one is asked for, beside the figures; and why it has no pictures, if it has none.
     """
     from ..data.findings import Findings
+    from ..data.sources.annotation_json import read_json
     from ..evaluation.coco.image_ids import find_image_ids
     from ..evaluation.coco.results import clean_results, images_of_results, score_cleaned
     from ..evaluation.evaluate import Evaluation
