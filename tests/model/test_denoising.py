@@ -102,6 +102,9 @@ def test_the_denoising_budget_holds_for_any_number_of_boxes():
 def test_misshapen_denoising_queries_are_refused():
     with pytest.raises(ValueError, match="num_groups"):
         DenoisingQueries(torch.zeros(1, 7, dtype=torch.int64), torch.zeros(1, 7, 4), num_groups=2)
+    for num_groups in (2, 0):
+        with pytest.raises(ValueError, match=f"2 slots are not 2 . num_groups={num_groups} half-groups"):
+            DenoisingQueries(torch.zeros(1, 2, dtype=torch.int64), torch.zeros(1, 2, 4), num_groups)
     with pytest.raises(ValueError, match="boxes"):
         DenoisingQueries(torch.zeros(1, 8, dtype=torch.int64), torch.zeros(1, 7, 4), num_groups=2)
 
