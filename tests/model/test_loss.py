@@ -49,6 +49,14 @@ def test_positive_slots_belong_to_the_boxes_they_were_made_from():
     assert denoising_assignment(noise, targets, num_layers=1).target.tolist() == [[0, 1, 2, 3, 4, 5] * 2]
 
 
+def test_denoising_losses_are_means_over_the_boxes_of_all_groups():
+    labels = random_labels(3, 1)
+    outputs = tiny_detector(num_denoising=10).train()(random_images(2, 3, 64, 64), labels=labels)
+    restored = outputs.denoising_boxes[-1].unflatten(1, (3, 2, 3))[:, :, 0]  # images, groups, positive slots
+    distance = (restored[0] - labels[0]["boxes"]).abs().sum() + (restored[1, :, :1] - labels[1]["boxes"]).abs().sum()
+    torch.testing.assert_close(outputs.loss_dict["loss_bbox_dn"], distance / (4 * 3))
+
+
 def test_the_loss_is_the_weighted_sum_of_its_terms():
     weights = {"loss_class": 3.0, "loss_bbox": 7.0, "loss_giou": 11.0}
     names = ("class_loss_coefficient", "bbox_loss_coefficient", "giou_loss_coefficient")

@@ -71,3 +71,13 @@ def test_targets_that_were_built_before_are_taken_as_labels():
     model, images, labels = tiny_detector(), random_images(2, 3, 64, 64), random_labels(3, 1)
     built = Targets.from_labels(labels, 2, torch.device("cpu"))
     assert torch.equal(model(images, labels=built).loss, model(images, labels=labels).loss)
+
+
+def test_the_first_bad_value_is_shown_with_its_image():
+    labels = random_labels(2, 0, 3)
+    labels[2]["boxes"][1] = torch.tensor([0.5, 0.25, 1.125, 0.125])
+    with pytest.raises(ValueError, match=r"labels\[2\]: boxes holds \[0.5, 0.25, 1.125, 0.125\]"):
+        tiny_detector()(random_images(3, 3, 64, 64), labels=labels)
+    labels[0]["class_labels"][1] = 5
+    with pytest.raises(ValueError, match=r"labels\[0\]: class_labels holds 5, .* 3 classes \(0..2\)"):
+        tiny_detector()(random_images(3, 3, 64, 64), labels=labels)
