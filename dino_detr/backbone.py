@@ -217,13 +217,9 @@ def _change_patch_size(backbone: PreTrainedModel, patch_size: int) -> PreTrained
             continue
         if name.endswith("position_embeddings"):
             side = config.image_size // patch_size
-            weights[name] = timm.layers.resample_abs_pos_embed(  # pyright: ignore[reportPossiblyUnboundVariable]
-                weights[name], [side, side], num_prefix_tokens=1
-            )
+            weights[name] = timm.layers.resample_abs_pos_embed(weights[name], [side, side], num_prefix_tokens=1)
         else:
-            weights[name] = timm.layers.resample_patch_embed(  # pyright: ignore[reportPossiblyUnboundVariable]
-                weights[name], [patch_size, patch_size]
-            )
+            weights[name] = timm.layers.resample_patch_embed(weights[name], [patch_size, patch_size])
     resized.load_state_dict(weights)
     return resized
 
