@@ -58,7 +58,7 @@ _COLORS = {"fp32": "#0072B2", "bf16": "#D55E00", "fp16": "#009E73"}  # Okabe and
 @dataclass
 class Row:
     """
-    What one row measures.
+    The settings of one row.
 
     Args:
         backbone: a key of `BACKBONES`, or what `from_backbone` takes.
@@ -197,7 +197,9 @@ def _make_batch(row: Row, device: torch.device, num_labels: int) -> dict:
     }
 
 
-def _train_step(accelerator: Accelerator, model: nn.Module, optimizer, batch: dict, step: int) -> None:
+def _train_step(
+    accelerator: Accelerator, model: nn.Module, optimizer: torch.optim.Optimizer, batch: dict, step: int
+) -> None:
     batch_size = len(batch["labels"])
     batch = batch | {"noise_seeds": [step * batch_size + index for index in range(batch_size)]}
     boxes = [BOXES_PER_IMAGE * batch_size, min(BOXES_PER_IMAGE, model.config.num_denoising) * batch_size]
@@ -240,8 +242,8 @@ def _measure_safely(row: Row) -> dict:
 
 def _check(backbones: list[str], precisions: list[str], numbers: list[int], warmup: int) -> None:
     for backbone in backbones:
-        place = Path(backbone).is_dir() or backbone.startswith("timm:") or backbone.count("/") == 1
-        if backbone not in BACKBONES and not place:
+        is_source = Path(backbone).is_dir() or backbone.startswith("timm:") or backbone.count("/") == 1
+        if backbone not in BACKBONES and not is_source:
             raise ValueError(
                 f"no backbone {backbone}: it is neither a folder nor a Hub id, and the sizes are {', '.join(BACKBONES)}"
             )

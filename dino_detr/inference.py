@@ -59,8 +59,10 @@ class Detector:
         nms_threshold: float | None = None,
     ) -> list[dict[str, Tensor]]:
         """
-        Detect in images. Only images of one processed size are batched, so that none is padded and an image's result
-        does not depend on its neighbours.
+        Detect in images.
+
+        Only images of one processed size are batched, so that none is padded and an image's result does not depend on
+        its neighbours.
 
         Args:
             images: PIL images of any mode, or uint8 RGB tensors `[3, h, w]`.
@@ -112,8 +114,8 @@ def find_device(name: str | None) -> torch.device:
         device = torch.device(name)
         torch.zeros(1, device=device).item()  # "meta" computes nothing
     except Exception as error:  # each backend has its own
-        said = str(error).strip().splitlines()
-        raise ValueError(f"there is no device {name!r} here: {said[0] if said else type(error).__name__}") from error
+        lines = str(error).strip().splitlines()
+        raise ValueError(f"there is no device {name!r} here: {lines[0] if lines else type(error).__name__}") from error
     return device
 
 
@@ -219,11 +221,11 @@ def _draw(
     kept = {name: values[keep] for name, values in detections.items()}
     image = to_pil_image(pixels)
     draw_detections(image, kept, config.id2label).save(picture, quality=92)
-    said = f"{len(kept['scores'])} detections"
+    found = f"{len(kept['scores'])} detections"
     if not keep.any() and len(keep):
         best, label = detections["scores"][0].item(), config.id2label[int(detections["labels"][0])]
-        said = f"0 detections above {threshold:.2g}; the best is {label} {best:.2g}"
-    print(f"{source.name}: {said} -> {picture}")
+        found = f"0 detections above {threshold:.2g}; the best is {label} {best:.2g}"
+    print(f"{source.name}: {found} -> {picture}")
     entry = {"image": source.name, "picture": picture.name, "width": image.width, "height": image.height}
     entry["detections"] = [
         {

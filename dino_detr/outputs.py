@@ -4,6 +4,7 @@ import json
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
 
 def claim_files(**outputs: str | Path | None) -> None:
@@ -57,7 +58,7 @@ def check_writable(folder: Path, option: str) -> None:
         raise type(error)(f"--{option}: cannot write to {folder} ({error.strerror}); choose another") from error
 
 
-def write_json(path: str | Path, content) -> None:
+def write_json(path: str | Path, content: Any) -> None:
     """Write JSON into a file that `claim_files` has checked. One that has come to be meanwhile is left as it is."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 from ..outputs import check_writable
 
 
-def add_parser(verbs) -> None:
+def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     verb = verbs.add_parser("benchmark", help="seconds and memory of a training step, as a table")
     verb.set_defaults(run=run)
     verb.add_argument(

@@ -7,7 +7,7 @@ from ..outputs import claim_files
 from .common import checked_rows
 
 
-def add_parser(verbs) -> None:
+def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     verb = verbs.add_parser("check-data", help="what is wrong with a data set, by file name, and what is done about it")
     verb.set_defaults(run=run)
     verb.add_argument("source", metavar="SOURCE", help="as --dataset of training: a COCO folder, say")

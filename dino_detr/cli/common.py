@@ -1,9 +1,13 @@
-"""What several verbs share."""
+"""Options, checks and endings that several verbs share."""
 
 import argparse
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 INTERRUPTED_STATUS = 130  # as shells have it
 
@@ -40,7 +44,7 @@ def check_batch_size(options: argparse.Namespace) -> None:
         raise ValueError(f"--batch_size {options.batch_size}: at least 1")
 
 
-def checked_rows(dataset: str, split: str):
+def checked_rows(dataset: str, split: str) -> "Dataset":
     """Return the rows that training would evaluate on. What is done to them is written to the terminal."""
     from ..data.check import check_split
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from ..outputs import claim_files, write_json
 
 
-def add_parser(verbs) -> None:
+def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     verb = verbs.add_parser("compare", help="runs side by side: figures, curves and the options that differ")
     verb.set_defaults(run=run)
     verb.add_argument("runs", metavar="RUN", nargs="+", help="run folders, two or more, finished or not")

@@ -21,7 +21,7 @@ SCORERS = ("numpy", "pycocotools")
 _SHOWN_EXAMPLES = 3  # of a kind of finding
 
 
-def add_parser(verbs) -> None:
+def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     verb = verbs.add_parser("evaluate", help="COCO's figures of a checkpoint or of a results file")
     verb.set_defaults(run=run)
     verb.add_argument("source", metavar="CHECKPOINT_OR_RESULTS.json", help="checkpoint folder, Hub id or COCO results")
@@ -121,9 +121,9 @@ def evaluate_checkpoint(options: argparse.Namespace) -> Evaluation:
     nameless = names == [f"LABEL_{index}" for index in range(len(class_names(rows)))]  # a converted checkpoint
     if names != class_names(rows) and not nameless:
         raise ValueError(f"{options.source} knows the classes {names}, but {options.dataset} has {class_names(rows)}")
-    as_trained, said = autocast_as_trained(options.source, detector.model.device)
-    if said is not None:
-        print(said, file=sys.stderr)
+    as_trained, sentence = autocast_as_trained(options.source, detector.model.device)
+    if sentence is not None:
+        print(sentence, file=sys.stderr)
     evaluation = evaluate(
         detector.model, detector.processor, rows, options.batch_size, options.num_workers,
         scorer=options.scorer, context=as_trained, **post_processing(options),

@@ -5,7 +5,7 @@ import argparse
 from ..outputs import claim_files, write_json
 
 
-def add_parser(verbs) -> None:
+def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     verb = verbs.add_parser("forecast", help="how AP goes on: curves fitted to a run's history, and their intervals")
     verb.set_defaults(run=run)
     verb.add_argument("history", metavar="HISTORY", help="run folder, its evaluation.jsonl, or a CSV: Step, bbox/AP")

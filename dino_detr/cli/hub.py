@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 
-def add_parser(verbs) -> None:
+def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     verb = verbs.add_parser("card", help="write the model card of a run from the run's own numbers")
     verb.set_defaults(run=run_card)
     verb.add_argument("folder", metavar="RUN", type=Path, help="run or checkpoint folder")

@@ -8,7 +8,7 @@ from ..outputs import claim_folder
 FORMS = ("yolo", "voc")
 
 
-def add_parser(verbs) -> None:
+def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     verb = verbs.add_parser("import-data", help="turn YOLO or VOC data into a COCO folder")
     verb.set_defaults(run=run)
     verb.add_argument("form", choices=FORMS, help="the form of the data")

@@ -5,7 +5,7 @@ import argparse
 from .common import add_device, add_post_processing, check_batch_size, post_processing
 
 
-def add_parser(verbs) -> None:
+def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     verb = verbs.add_parser("predict", help="detect in images: pictures with boxes, detections.json, COCO results")
     verb.set_defaults(run=run)
     verb.add_argument("checkpoint", metavar="CHECKPOINT", help="checkpoint folder or Hub id")

@@ -5,7 +5,7 @@ import sys
 import textwrap
 
 
-def add_parser(verbs) -> None:
+def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     verb = verbs.add_parser("recipes", help="the recipes that come with the package; one of them printed")
     verb.set_defaults(run=run)
     verb.add_argument("name", metavar="NAME", nargs="?", help="the one to print: `recipes finetune > mine.yaml`")

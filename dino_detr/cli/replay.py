@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 
-def add_parser(verbs) -> None:
+def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     verb = verbs.add_parser("replay", help="run the step again at which a run met a number that is not finite")
     verb.set_defaults(run=run)
     verb.add_argument("dump", metavar="DUMP", type=Path, help="folder that the run left, nonfinite/step-<N>")

@@ -3,6 +3,7 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -19,7 +20,7 @@ _NOT_COMPARED = {"output_dir", "logging_dir", "run_name"}  # they differ in any 
 @dataclass
 class Run:
     """
-    What a run folder says, finished or not.
+    The record of a run, finished or not.
 
     Args:
         name: of the folder, with as many folders above it as tell it from the others.
@@ -94,13 +95,13 @@ def to_json(runs: list[Run]) -> dict:
             "steps": run.steps,
             "seconds_per_step": run.median("seconds_per_step"),
             "peak_memory_mib": run.median("peak_memory_mib"),
-            "options": {str(name): _plain(values[index]) for name, values in differ.items()},
+            "options": {str(name): _json_value(values[index]) for name, values in differ.items()},
         }
         for index, run in enumerate(runs)
     }
 
 
-def _plain(value):
+def _json_value(value: Any) -> Any:
     """Return what JSON can hold of what YAML can: dates and sets as text."""
     try:
         json.dumps(value)
@@ -130,7 +131,7 @@ def format_comparison(runs: list[Run]) -> str:
     return "\n".join([*(line(*row) for row in rows), "", title, *(line(*row) for row in differ)])
 
 
-def _shown(value) -> str:
+def _shown(value: object) -> str:
     if value is None:
         return "-"
     return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -10,12 +10,13 @@ import torch
 from datasets import Dataset, Image
 from torch import Tensor
 from torch.utils.data import DataLoader
+from transformers import PreTrainedModel
 from transformers.image_utils import ChannelDimension
 from transformers.utils import logging
 
 from ..data.decoding import decode_rgb, describe_fault
 from ..data.image_files import image_name
-from ..image_processing_dino_detr import select_detections, suppress_overlaps
+from ..image_processing_dino_detr import DinoDetrImageProcessor, select_detections, suppress_overlaps
 
 logger = logging.get_logger(__name__)
 
@@ -24,8 +25,8 @@ TOP_K = 300  # detections of an image, as the reference takes
 
 @torch.no_grad()
 def detect(
-    model,
-    processor,
+    model: PreTrainedModel,
+    processor: DinoDetrImageProcessor,
     rows: Dataset,
     indices: Iterable[int],
     batch_size: int = 8,
@@ -35,7 +36,7 @@ def detect(
     nms_threshold: float | None = None,
 ) -> Generator[dict]:
     """
-    The best detections on each of the rows named by `indices`, in no particular order.
+    Find the best detections in each of the rows named by `indices`, in no particular order.
 
     Batches hold images of one size, so nothing is padded and an image's result does not depend on its neighbours. Only
     the `top_k` detections leave the device. An image that cannot be read is named in a warning and has none.
@@ -79,7 +80,7 @@ def detect(
 
 
 def detect_in_batch(
-    model,
+    model: PreTrainedModel,
     pixel_values: Tensor,
     target_sizes: list[tuple[int, int]],
     top_k: int,
@@ -108,8 +109,8 @@ def _leave_interrupts_to_parent(_worker_id: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _process(samples: list[dict], processor) -> tuple[list, list, list, list]:
-    """Images of one processed size together; the annotation file's sizes, by which they came, may be wrong."""
+def _process(samples: list[dict], processor: DinoDetrImageProcessor) -> tuple[list, list, list, list]:
+    """Put images of one processed size together: the annotation file's sizes, by which they came, may be wrong."""
     images, image_ids, unreadable = [], [], []
     for sample in samples:
         try:
@@ -130,7 +131,7 @@ def _process(samples: list[dict], processor) -> tuple[list, list, list, list]:
 
 
 def references(rows: Dataset, detections: list[dict]) -> list[dict]:
-    """The truth of the rows that were detected in, as `CocoDetectionMetric` takes it."""
+    """Return the truth of the rows that were detected in, as `CocoDetectionMetric` takes it."""
     seen = {detection["image_id"] for detection in detections}
     result = []
     for row in rows.select_columns(["image_id", "objects"]):

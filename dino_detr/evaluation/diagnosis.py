@@ -21,7 +21,7 @@ _QUANTILES = (0, 0.5, 0.9, 0.99, 1)
 @dataclass
 class LearningRate:
     """
-    How far a run's learning rate had come.
+    The progress of a run's learning rate.
 
     Args:
         step, warmup_steps: steps made, and those over which the rate rises.
@@ -57,7 +57,7 @@ class LearningRate:
 @dataclass
 class Diagnosis:
     """
-    What `diagnose` saw. `None`, or -1 for the precisions, where there was nothing to compute it from.
+    The findings of `diagnose`. `None`, or -1 for the precisions, where there was nothing to compute it from.
 
     Args:
         images, objects, detections: how many were looked at; crowds and objects without extent are not counted.
@@ -108,9 +108,9 @@ class Diagnosis:
             ("repeated ids", _shorten([str(number) for number in self.repeated_ids])),
         ]
         if self.loss:
-            said = "{:.4g} in its first line of the log, {:.4g} in its last"
-            said = said if len(self.loss) == 2 else "{:.4g} in the only line of the log"
-            lines.append(("training loss", said.format(*self.loss)))
+            text = "{:.4g} in its first line of the log, {:.4g} in its last"
+            text = text if len(self.loss) == 2 else "{:.4g} in the only line of the log"
+            lines.append(("training loss", text.format(*self.loss)))
         return "\n".join([*(f"  {name:<20} {value}" for name, value in lines), self.finding])
 
 
@@ -177,7 +177,7 @@ def diagnose(
 
 
 def _findings(seen: Diagnosis) -> list[str]:
-    """The likeliest reason first; what is wrong besides after it."""
+    """Say the likeliest reason first, and what is wrong besides after it."""
     findings = [_reason(seen)]
     unseen = sum(seen.true_labels[name] for name in seen.unseen)
     if unseen and unseen <= seen.objects / 2:
@@ -237,7 +237,7 @@ def _reason(seen: Diagnosis) -> str:
 
 
 def _advice(seen: Diagnosis) -> str:
-    """What to do about a detector that has not learned enough."""
+    """Advise on a detector that has not learned enough."""
     too_low = seen.rate.explain() if seen.rate is not None else None
     if too_low is not None:
         return too_low

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 from pycocotools.mask import iou as box_iou
 
 from .coco.score import pack_detections
@@ -17,7 +18,7 @@ _BINS = 10  # of scores
 @dataclass
 class ImageMatches:
     """
-    The detections and the objects of one image, and what became of each.
+    The detections and the objects of one image, each with its verdict.
 
     Args:
         scores, labels, boxes: of the detections, best first; `[n]`, `[n]`, `[n, 4]` xyxy px.
@@ -38,7 +39,7 @@ class ImageMatches:
     true_verdicts: np.ndarray
 
     def count_errors(self) -> list[int]:
-        """How many of each of `ERRORS`."""
+        """Count each of `ERRORS`."""
         missed = np.count_nonzero(self.true_verdicts == "missed")
         return [missed, *(np.count_nonzero(self.verdicts == error) for error in ERRORS[1:])]
 
@@ -46,7 +47,7 @@ class ImageMatches:
 @dataclass
 class Errors:
     """
-    What is wrong over a data set.
+    The errors over a data set.
 
     Args:
         threshold: the score from which detections are counted in all but `calibration`: that of the best F1 (the
@@ -70,8 +71,9 @@ class Errors:
 
 def match_image(detection: dict | None, reference: dict, threshold: float = -np.inf) -> ImageMatches:
     """
-    Match detections with objects, in three rounds. In each, the best detection comes first and takes, of the objects
-    that are left, that which it overlaps most.
+    Match detections with objects, in three rounds.
+
+    In each, the best detection comes first and takes, of the objects that are left, that which it overlaps most.
 
     1. Same class, IoU at least 0.5: `right`. This is COCO's matching, with its 100 detections of a class, and a
        detection that has only a crowd of its class to match is a `crowd`'s.
@@ -169,8 +171,8 @@ def _pair(verdict: str, candidates: np.ndarray, ious: np.ndarray, matches: Image
             matches.partners[index] = best
 
 
-def to_xywh(boxes) -> np.ndarray:
-    """Boxes `[n, 4]`, x1 y1 x2 y2, as x y width height, float64."""
+def to_xywh(boxes: ArrayLike) -> np.ndarray:
+    """Return boxes `[n, 4]`, x1 y1 x2 y2, as x y width height, float64."""
     boxes = np.array(boxes, dtype="f8").reshape(-1, 4)
     boxes[:, 2:] -= boxes[:, :2]
     return boxes

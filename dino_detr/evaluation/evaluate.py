@@ -4,9 +4,9 @@ from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
 
-import torch
 from datasets import Dataset
 from torch import distributed
+from transformers import PreTrainedModel
 
 from ..data import category_ids, class_names
 from ..data.rows import values_of_objects
@@ -32,7 +32,7 @@ class EvaluationStopped(Exception):
 @dataclass
 class Evaluation:
     """
-    What a detector found, and how good that is.
+    The detections of a model on a data set, and how good they are.
 
     Args:
         figures: COCO's, with `per_class`, as `CocoDetectionMetric.compute` returns them.
@@ -64,7 +64,7 @@ class Evaluation:
 
 
 def evaluate(
-    model: torch.nn.Module,
+    model: PreTrainedModel,
     processor: DinoDetrImageProcessor,
     rows: Dataset,
     batch_size: int = 8,

@@ -91,9 +91,9 @@ def draw_truth_and_detections(
         label = int(torch.as_tensor(detections["labels"])[best])
         found = f"found: nothing above {threshold:.3g}, the best: {names.get(label, label)} {scores[best]:.2g}"
     count = len(truth["labels"])
-    said = (f"annotated: {count} object{'' if count == 1 else 's'}", found)
+    headings = (f"annotated: {count} object{'' if count == 1 else 's'}", found)
     halves = [draw_detections(*_shrink(image, boxes, _LARGEST_PAIR), names) for boxes in (truth, kept)]
-    return make_grid([_write_above(half, text) for half, text in zip(halves, said)], columns=2, gap=_GAP)
+    return make_grid([_write_above(half, text) for half, text in zip(halves, headings)], columns=2, gap=_GAP)
 
 
 def make_grid(tiles: list[Image.Image], columns: int = 4, gap: int = 0) -> Image.Image:
@@ -124,7 +124,14 @@ def _write_above(picture: Image.Image, text: str) -> Image.Image:
     return higher
 
 
-def _draw_label(draw: ImageDraw.ImageDraw, name: str, score: str, corner: tuple, font, color: tuple) -> None:
+def _draw_label(
+    draw: ImageDraw.ImageDraw,
+    name: str,
+    score: str,
+    corner: tuple[float, float],
+    font: ImageFont.FreeTypeFont,
+    color: tuple,
+) -> None:
     """Text on a plate above the corner, or below it where the picture ends; moved and shortened to stay inside."""
     picture_width, picture_height = draw.im.size
     pad = font.size // 5

@@ -27,8 +27,10 @@ _LOSSES = {
 
 
 def draw_plots(run_folder: str | Path) -> None:
-    """Write `plots/box_ap.png` from `evaluation.jsonl`, with drops of the learning rate from `metrics.jsonl`, and
-    `plots/loss.png` from the latter.
+    """Draw the curves of AP and of the loss.
+
+    `plots/box_ap.png` is of `evaluation.jsonl`, with drops of the learning rate from `metrics.jsonl`.
+    `plots/loss.png` is of the latter.
 
     What has no numbers yet is not drawn. A picture is replaced in one go, so that a viewer never meets half of one.
     """

@@ -35,8 +35,8 @@ def _find_recipe(checkpoint: str | Path) -> Path | None:
             return None
     folder = Path(checkpoint).resolve()
     inner = [parent for parent in (folder, folder.parent) if parent.name.startswith("checkpoint-")]
-    places = [Path(checkpoint), *(parent.parent for parent in inner)]
-    return next((place / RECIPE_YAML for place in places if (place / RECIPE_YAML).is_file()), None)
+    folders = [Path(checkpoint), *(parent.parent for parent in inner)]
+    return next((folder / RECIPE_YAML for folder in folders if (folder / RECIPE_YAML).is_file()), None)
 
 
 def autocast_as_trained(checkpoint: str | Path, device: torch.device) -> tuple[AbstractContextManager, str | None]:

@@ -2,11 +2,12 @@
 
 from collections import defaultdict
 from pathlib import PurePosixPath
+from typing import Any
 
 from ...data.sources.file_names import count_common_end
 
 
-def find_image_ids(results, annotations):
+def find_image_ids(results: Any, annotations: Any) -> Any:
     """
     Return results with the image ids of the annotations in place of the file names that `predict` writes.
 
@@ -48,7 +49,7 @@ def _most_alike(name: str, images: list[tuple[str, object]]) -> list:
     return [id_ for (_, id_), count in zip(images, shared) if count == max(shared)]
 
 
-def _is_named(row, found: dict) -> bool:
+def _is_named(row: object, found: dict) -> bool:
     return isinstance(row, dict) and isinstance(row.get("image_id"), str) and row["image_id"] in found
 
 

@@ -52,7 +52,7 @@ class CocoDetectionMetric(evaluate.Metric):
         self._class_keys = distinct_names(dict(zip(keys, class_names))) if class_names is not None else category_ids
         self._clear()
 
-    def add_batch(self, *, predictions, references):
+    def add_batch(self, *, predictions: list[dict], references: list[dict]) -> None:
         """Take in the detections and the annotations of some images.
 
         Every image comes once, its prediction in the same batch as its reference. Tensors on any device, numpy arrays
@@ -83,12 +83,12 @@ class CocoDetectionMetric(evaluate.Metric):
         self._objects.append(pack_objects(images, labels, boxes, areas, crowds))
         self._numbers.update(numbers)
 
-    def add(self, *, prediction, reference):
+    def add(self, *, prediction: dict, reference: dict) -> None:
         """Take in one image; see `add_batch`."""
         self.add_batch(predictions=[prediction], references=[reference])
 
-    def compute(self, *, predictions=None, references=None) -> dict:
-        """The figures over all that was added, and a fresh start.
+    def compute(self, *, predictions: list[dict] | None = None, references: list[dict] | None = None) -> dict:
+        """Return the figures over all that was added, and start afresh.
 
         Args:
             predictions, references: a last batch, as in `add_batch`.
@@ -99,7 +99,7 @@ class CocoDetectionMetric(evaluate.Metric):
             "APm", "APl"}}`, a class being called by its name, else by its category id, else by its index.
         """
         if references is not None:
-            self.add_batch(predictions=predictions, references=references)
+            self.add_batch(predictions=predictions or [], references=references)
         if not self._numbers:
             raise ValueError("no image to score; call add_batch(predictions=..., references=...) before compute()")
         detections, objects, numbers = self._detections, self._objects, self._numbers
@@ -151,7 +151,7 @@ class CocoDetectionMetric(evaluate.Metric):
         self._detections, self._objects = [], []  # one packed array a batch
 
     def _columns(self, entries: list[dict], side: str, numbers: dict, extra: tuple[str, ...]) -> list[np.ndarray]:
-        """The images' lists end to end: image number, label, box as x y width height, then the `extra` fields."""
+        """Join the images' lists: image number, label, box as x y width height, then the `extra` fields."""
         num_classes = MOST_CLASSES if self._class_keys is None else len(self._class_keys)
         parts = []
         for entry in entries:

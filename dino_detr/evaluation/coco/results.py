@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter, defaultdict
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +22,7 @@ _ROW = {"image_id", "category_id", "bbox", "score"}  # what a result has
 def score_results(
     results: list[dict], annotations: dict, scorer: str = "numpy", findings: Findings | None = None
 ) -> dict:
-    """COCO's figures for a result file.
+    """Compute COCO's figures for a result file.
 
     Args:
         results: what a COCO result file holds, `[{image_id, category_id, bbox [x, y, width, height] px, score}]`.
@@ -43,7 +44,7 @@ def score_results(
 
 
 def score_cleaned(results: list[dict], annotations: dict, scorer: str = "numpy") -> dict:
-    """COCO's figures of results and annotations as `clean_results` returns them; see `score_results`."""
+    """Compute what `score_results` does, of results and annotations as `clean_results` returns them."""
     images = {id_: number for number, id_ in enumerate(_sorted_ids(annotations["images"]))}
     names = {category["id"]: category["name"] for category in annotations["categories"]}
     names = {id_: names[id_] for id_ in _sorted_ids(annotations["categories"])}
@@ -80,9 +81,9 @@ def clean_results(results: list[dict], annotations: dict, findings: Findings | N
     missing = sorted(name for name in LISTS if not isinstance(lists.get(name), list))
     if missing:
         no_list = [f"{name} is no list" for name in missing if name in lists]
-        said = f" ({', '.join(no_list)})" if no_list else ""
+        what = f" ({', '.join(no_list)})" if no_list else ""
         raise ValueError(
-            f"the annotations have no {', '.join(missing)}{said}; a COCO annotation file is a JSON object with the "
+            f"the annotations have no {', '.join(missing)}{what}; a COCO annotation file is a JSON object with the "
             f"lists {', '.join(sorted(LISTS))}"
         )
     if not isinstance(results, list):
@@ -104,7 +105,7 @@ def clean_results(results: list[dict], annotations: dict, findings: Findings | N
 
 def images_of_results(results: list[dict], annotations: dict) -> tuple[list[dict], list[dict]]:
     """
-    The rows of a result file and its annotations, both as `clean_results` returns them, image by image.
+    Sort the rows of a result file and its annotations, both as `clean_results` returns them, by image.
 
     Returns:
         Detections and truth as of `Evaluation`; labels are the ranks of the category ids. Image ids that
@@ -118,7 +119,7 @@ def images_of_results(results: list[dict], annotations: dict) -> tuple[list[dict
     for entry in annotations["annotations"]:
         wanted[images[entry["image_id"]]].append(entry)
 
-    def columns(image_id, entries: list[dict]) -> dict:
+    def columns(image_id: int, entries: list[dict]) -> dict:
         boxes = np.array([entry["bbox"] for entry in entries], dtype="f8").reshape(-1, 4)
         boxes[:, 2:] += boxes[:, :2]
         return {"image_id": image_id, "boxes": boxes, "labels": [labels[entry["category_id"]] for entry in entries]}
@@ -139,7 +140,7 @@ def images_of_results(results: list[dict], annotations: dict) -> tuple[list[dict
 
 
 def to_coco_results(predictions: list[dict], category_ids: list) -> list[dict]:
-    """Detections as the rows of a COCO result file.
+    """Return detections as the rows of a COCO result file.
 
     Args:
         predictions: per image `{image_id, boxes [n, 4] xyxy px, scores [n], labels [n]}`, labels being class indices.
@@ -170,13 +171,13 @@ def to_coco_results(predictions: list[dict], category_ids: list) -> list[dict]:
 
 
 def distinct_names(names: dict) -> list:
-    """The names of `{id: name}`, with the id added to those that occur twice."""
+    """Return the names of `{id: name}`, with the id added to those that occur twice."""
     count = Counter(names.values())
     return [name if count[name] == 1 else f"{name} ({key})" for key, name in names.items()]
 
 
-def plain_id(image_id):
-    """An image id as Python's own int or str, also from a tensor or a numpy scalar."""
+def plain_id(image_id: Any) -> Any:
+    """Return an image id as Python's own int or str, also from a tensor or a numpy scalar."""
     return image_id.item() if hasattr(image_id, "item") else image_id
 
 
@@ -200,7 +201,7 @@ class _Finder:
 
 
 def _read_row(row: object, number: int, finders: dict[str, _Finder]) -> dict:
-    """A row with numbers as numbers; the row itself where they are."""
+    """Return a row with numbers as numbers; the row itself where they are."""
     missing = _ROW - (row.keys() if isinstance(row, dict) else set())
     if missing:
         hint = "; masks alone are not scored: add the boxes" if missing == {"bbox"} and "segmentation" in row else ""
@@ -232,14 +233,14 @@ def _refuse_if_boxless(findings: Findings) -> None:
     for finding in findings.sorted():
         if finding.kind == "malformed_box":
             image, annotation_id, value = finding.examples[0]
-            said = value if value.startswith("bbox ") else f"bbox is {value}"
+            fault = value if value.startswith("bbox ") else f"bbox is {value}"
             raise ValueError(
-                f"annotation {annotation_id} of {image}: {said}; it must be [x, y, width, height] in pixels"
+                f"annotation {annotation_id} of {image}: {fault}; it must be [x, y, width, height] in pixels"
             )
 
 
 def _refuse_other_units(results: list[dict], objects: list[dict]) -> None:
-    """Boxes in 0..1 against boxes in pixels would score 0 and look like a bad detector."""
+    """Refuse boxes in 0..1 against boxes in pixels: they would score 0 and look like a bad detector."""
     largest = {}
     for name, rows in (("results", results), ("annotations", objects)):
         boxes = np.array([row["bbox"] for row in rows], dtype="f8").reshape(-1, 4)
@@ -255,5 +256,5 @@ def _refuse_other_units(results: list[dict], objects: list[dict]) -> None:
 
 
 def _sorted_ids(entries: list[dict]) -> list:
-    """Numbers, then names: as `number_ids` numbers them."""
+    """Return the ids, numbers before names, in the order in which `number_ids` numbers them."""
     return sorted((entry["id"] for entry in entries), key=lambda id_: (isinstance(id_, str), id_))

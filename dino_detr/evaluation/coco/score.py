@@ -4,6 +4,7 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ...runs.names import FIGURES
 from . import scoring_numpy, scoring_pycocotools
@@ -24,8 +25,10 @@ _DETECTIONS = {
 _OBJECTS = np.dtype([("image", "i4"), ("label", "u2"), ("box", "f8", 4), ("area", "f8"), ("crowd", "?")])
 
 
-def pack_detections(images, labels, scores, boxes, precision=np.float64) -> np.ndarray:
-    """The detections that COCO counts, the 100 best of a class in an image, in one array.
+def pack_detections(
+    images: np.ndarray, labels: np.ndarray, scores: np.ndarray, boxes: np.ndarray, precision: type = np.float64
+) -> np.ndarray:
+    """Put the detections that COCO counts, the 100 best of a class in an image, into one array.
 
     Args:
         images, labels, scores: `[n]`. Images are numbered from 0 in the order of their ids, because of equal scores in
@@ -50,8 +53,10 @@ def pack_detections(images, labels, scores, boxes, precision=np.float64) -> np.n
     return packed
 
 
-def pack_objects(images, labels, boxes, areas, crowds) -> np.ndarray:
-    """Annotated objects in one array with the fields image, label, box (x, y, width, height in pixels), area, crowd."""
+def pack_objects(
+    images: np.ndarray, labels: np.ndarray, boxes: np.ndarray, areas: np.ndarray, crowds: ArrayLike
+) -> np.ndarray:
+    """Put annotated objects into one array: image, label, box (x, y, width, height in pixels), area, crowd."""
     packed = np.empty(len(images), dtype=_OBJECTS)
     packed["image"], packed["label"], packed["box"] = images, labels, boxes
     packed["area"], packed["crowd"] = areas, crowds
@@ -61,7 +66,7 @@ def pack_objects(images, labels, boxes, areas, crowds) -> np.ndarray:
 @dataclass
 class Score:
     """
-    What `score` computed. All values are 0..1, and -1 where there is no object to find.
+    The result of `score`. All values are 0..1, and -1 where there is no object to find.
 
     Args:
         figures: the twelve `FIGURES`.
@@ -76,14 +81,14 @@ class Score:
 
 
 def find_scorer(name: str) -> Callable:
-    """What computes the precision and recall of one class: one of `SCORERS`; ValueError if there is no such."""
+    """Return the one of `SCORERS`, which compute precision and recall of a class; ValueError if there is no such."""
     if name not in SCORERS:
         raise ValueError(f"no scorer {name!r}; there are {', '.join(SCORERS)}")
     return SCORERS[name]
 
 
 def score(detections: list[np.ndarray], objects: list[np.ndarray], labels: Collection[int], scorer: Callable) -> Score:
-    """COCO's figures, over all classes and per class.
+    """Compute COCO's figures, over all classes and per class.
 
     Args:
         detections: arrays of `pack_detections`; together they hold every image once.
@@ -104,13 +109,13 @@ def score(detections: list[np.ndarray], objects: list[np.ndarray], labels: Colle
 
 
 def _precisions(precision: np.ndarray) -> dict[str, float]:
-    """The first six figures, of `[10, 101, K, 4]`."""
+    """Return the first six figures, of precision `[10, 101, K, 4]`."""
     parts = [precision[..., 0], precision[0, ..., 0], precision[5, ..., 0], *np.moveaxis(precision, -1, 0)[1:]]
     return {name: _mean(values) for name, values in zip(FIGURES, parts)}
 
 
 def _of_classes(blocks: list[np.ndarray], labels: Collection[int]) -> Iterator[np.ndarray]:
-    """The rows of each class, sorted by image; in an image the order stays."""
+    """Yield the rows of each class, sorted by image; in an image the order stays."""
     rows = np.concatenate(blocks)
     rows = rows[np.lexsort((rows["image"], rows["label"]))]
     labels = np.fromiter(labels, dtype=rows["label"].dtype)
@@ -119,6 +124,6 @@ def _of_classes(blocks: list[np.ndarray], labels: Collection[int]) -> Iterator[n
 
 
 def _mean(values: np.ndarray) -> float:
-    """Over what has objects to find (the rest is -1); -1 if nothing has."""
+    """Average over what has objects to find (the rest is -1); -1 if nothing has."""
     values = values[values > -1]
     return float(values.mean()) if values.size else -1.0

@@ -17,6 +17,8 @@ _LEAST_AREAS, _MOST_AREAS = np.array(_PARAMS.areaRng).T  # [4] in pixels: all, s
 
 def precision_and_recall(found: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """
+    Compute precision and recall of one class.
+
     Args:
         found: detections of one class, as `pack_detections` gives them: sorted by image and, in it, by falling score.
         wanted: objects of that class, sorted by image.
@@ -44,7 +46,7 @@ def precision_and_recall(found: np.ndarray, wanted: np.ndarray) -> tuple[np.ndar
 
 def _match(found: np.ndarray, wanted: np.ndarray, ignored: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """
-    Which detections have an object, and which of those have one that is ignored: each `[n, 4, 10]`.
+    Tell which detections have an object, and which of those have one that is ignored: each `[n, 4, 10]`.
 
     A detection takes, of the objects left that overlap it enough, one that is not ignored if there is one; of these the
     one of the greatest IoU, of equal ones the last. A crowd is never used up.
@@ -70,7 +72,7 @@ def _match(found: np.ndarray, wanted: np.ndarray, ignored: np.ndarray) -> tuple[
 
 def _overlapping(found: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """
-    The `k` detections that overlap an object by the least IoU that counts.
+    Find the `k` detections that overlap an object by the least IoU that counts.
 
     Returns:
         Their indices `[k]`, ascending; the indices `[k, w]` of the objects that each overlaps, and the IoU, both by
@@ -87,28 +89,28 @@ def _overlapping(found: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.
         pairs.append(np.stack([rows + first, columns + first_object, iou[rows, columns]]))
     detection, index, iou = np.concatenate(pairs, axis=1)
     order = np.lexsort((-index, -iou, detection))
-    detections, place, counts = np.unique(detection[order].astype(np.intp), return_inverse=True, return_counts=True)
+    detections, row, counts = np.unique(detection[order].astype(np.intp), return_inverse=True, return_counts=True)
     column = np.arange(len(order)) - np.repeat(counts.cumsum() - counts, counts)
     shape = (len(detections), counts.max(initial=0))
     objects, ious = np.zeros(shape, dtype=np.intp), np.zeros(shape)
-    objects[place, column], ious[place, column] = index[order], iou[order]
+    objects[row, column], ious[row, column] = index[order], iou[order]
     return detections, objects, ious
 
 
-def _one_of_each_image(images: np.ndarray):
-    """The indices of the first entries of all images, of the second ones, and so on; `images` is sorted."""
+def _one_of_each_image(images: np.ndarray) -> list[np.ndarray]:
+    """Return the indices of the first entries of all images, of the second ones, and so on; `images` is sorted."""
     position = _position_in_image(images)
     order = np.argsort(position, kind="stable")
     return np.split(order, np.bincount(position).cumsum()[:-1]) if len(images) else []
 
 
 def _position_in_image(images: np.ndarray) -> np.ndarray:
-    """0, 1, ... of the entries of each image; `images` is sorted."""
+    """Number the entries of each image 0, 1, ...; `images` is sorted."""
     return np.arange(len(images)) - np.searchsorted(images, images)
 
 
 def _interpolate(right: np.ndarray, wrong: np.ndarray, count: int) -> np.ndarray:
-    """Precision `[10, 101]`, never rising with recall, from the detections `[10, n]` by falling score."""
+    """Return precision `[10, 101]`, never rising with recall, from the detections `[10, n]` by falling score."""
     true, false = right.cumsum(axis=1, dtype=np.float64), wrong.cumsum(axis=1, dtype=np.float64)
     precision = true / (false + true + np.spacing(1))
     precision = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]

@@ -105,17 +105,17 @@ def _verdict(result: dict) -> str:
     step, error, highest = result["forecast"]["step"], backtest[best], history["highest"]
     value, last = result["forecast"][best], history["steps"][-1]
     tested = last / backtest["last_step"]
-    said = (
+    sentence = (
         f"{best} forecasts {format_ap(value, highest)} at step {step:,}; fitted to the first {backtest['points']} "
         f"points it missed the others, up to {tested:.1f} times as far, by {format_ap(error, highest)}: "
     )
     if not 0 <= value <= highest:
-        return said + f"not to be believed, AP is within 0 and {highest:g}."
+        return sentence + f"not to be believed, AP is within 0 and {highest:g}."
     if error > 0.05 * highest:
-        return said + "not to be believed."
+        return sentence + "not to be believed."
     if step <= tested * last:
-        return said + "to be believed about as far as that."
-    return said + f"a rough guide, for it looks {step / last:.1f} times as far."
+        return sentence + "to be believed about as far as that."
+    return sentence + f"a rough guide, for it looks {step / last:.1f} times as far."
 
 
 def format_ap(value: float, highest: float) -> str:

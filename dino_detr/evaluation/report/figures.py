@@ -22,6 +22,7 @@ _DASHES = ("-", (0, (5, 2)))
 _MOST_CURVES = len(_COLORS) * len(_DASHES)  # that can be told apart
 _EXTREMES = 3  # best and worst classes that are named where there are more
 _MOST_LETTERS = 22
+_FONT_SIZES = dict(zip(range(1, 6), (8, 8, 8, 6, 6)))  # of a number in a cell, by its digits; beyond them 4.5
 _RECALLS = np.linspace(0, 1, 101)
 _RIGHT = LinearSegmentedColormap.from_list("right", ["white", BLUE])
 _WRONG = LinearSegmentedColormap.from_list("wrong", ["white", ORANGE])
@@ -81,17 +82,17 @@ def draw_classes(per_class: dict[str, dict], path: Path) -> None:
     classes.sort(key=lambda row: -row[0])
     if len(classes) > MOST_BARS:
         classes = classes[: MOST_BARS // 2] + classes[-MOST_BARS // 2 :]
-    places = np.arange(len(classes))
+    positions = np.arange(len(classes))
     with _figure(path, 5.4, 1.1 + 0.24 * max(len(classes), 5)) as figure:
         axes = figure.add_subplot(xlabel="average precision", xlim=(0, 1))
-        axes.barh(places, [row[1] for row in classes], height=0.72, color=SKY, alpha=0.45, label="AP50")
-        axes.barh(places, [row[0] for row in classes], height=0.36, color=BLUE, label="AP")
-        axes.set_yticks(places, [_short(row[2]) for row in classes])
+        axes.barh(positions, [row[1] for row in classes], height=0.72, color=SKY, alpha=0.45, label="AP50")
+        axes.barh(positions, [row[0] for row in classes], height=0.36, color=BLUE, label="AP")
+        axes.set_yticks(positions, [_short(row[2]) for row in classes])
         axes.set_ylim(max(len(classes), 1) - 0.4, -0.6)
         axes.grid(axis="y", visible=False)
         right = axes.get_yaxis_transform()
-        for place, row in zip(places, classes):
-            axes.text(1.14, place, f"{row[3]:,}", transform=right, ha="right", va="center", fontsize=8, color=GREY)
+        for position, row in zip(positions, classes):
+            axes.text(1.14, position, f"{row[3]:,}", transform=right, ha="right", va="center", fontsize=8, color=GREY)
         axes.text(1.14, -0.75, "objects", transform=right, ha="right", va="bottom", fontsize=8, color=GREY)
         handles, labels = axes.get_legend_handles_labels()
         figure.legend(handles[::-1], labels[::-1], loc="outside upper left", ncols=2, frameon=False, fontsize=8)
@@ -118,7 +119,7 @@ def draw_confusion(confusion: np.ndarray, names: list[str], path: Path) -> None:
         for row, column in np.argwhere(confusion):
             ink = "white" if colors[row, column, :3] @ (0.3, 0.59, 0.11) < 0.55 else "black"
             number = str(confusion[row, column])
-            fontsize = 8 if len(number) < 4 else 6 if len(number) < 6 else 4.5
+            fontsize = _FONT_SIZES.get(len(number), 4.5)
             axes.text(column, row, number, ha="center", va="center", fontsize=fontsize, color=ink)
         shown = [_short(name) for name in names]
         axes.set_xticks(range(size), shown, rotation=90)
@@ -126,10 +127,10 @@ def draw_confusion(confusion: np.ndarray, names: list[str], path: Path) -> None:
         axes.tick_params(length=0)
         axes.grid(visible=False)
         axes.spines[:].set_visible(False)
-        for place in np.arange(size - 1) + 0.5:
-            width = 1.2 if place == size - 1.5 else 0.4
-            axes.axhline(place, color="0.75", linewidth=width)
-            axes.axvline(place, color="0.75", linewidth=width)
+        for border in np.arange(size - 1) + 0.5:
+            width = 1.2 if border == size - 1.5 else 0.4
+            axes.axhline(border, color="0.75", linewidth=width)
+            axes.axvline(border, color="0.75", linewidth=width)
 
 
 def draw_calibration(bins: list[dict], path: Path) -> None:
@@ -200,6 +201,6 @@ def _visible(name: str) -> str:
 
 
 def _short(name: str) -> str:
-    """What fits beside an axis, without characters that XML has no place for."""
+    """Shorten a name to what fits beside an axis, without characters that XML has no place for."""
     name = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in name)
     return name if len(name) <= _MOST_LETTERS else f"{name[: _MOST_LETTERS - 1]}…"

@@ -1,5 +1,6 @@
 """The page of a report: HTML that needs nothing but the files beside it."""
 
+import numpy as np
 from jinja2 import Environment, PackageLoader
 
 from ... import __version__
@@ -84,7 +85,7 @@ def _picture(entry: dict, found: ImageMatches, names: list[str]) -> dict:
     return picture
 
 
-def _box(box, verdict: str, text: str, tooltip: str, width: int, height: int, labelled: bool) -> dict:
+def _box(box: np.ndarray, verdict: str, text: str, tooltip: str, width: int, height: int, labelled: bool) -> dict:
     """
     Return a box as the page draws it over a picture.
 
