@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers import initialization as init
 from transformers.models.auto.modeling_auto import MODEL_FOR_OBJECT_DETECTION_MAPPING_NAMES, MODEL_MAPPING_NAMES
-from transformers.processing_utils import Unpack  # pyright: ignore[reportPrivateImportUsage] Python 3.10 has none
+from transformers.processing_utils import Unpack  # pyright: ignore[reportAttributeAccessIssue]
 from transformers.utils.generic import ModelOutput, TransformersKwargs, can_return_tuple
 
 from .backbone import DinoDetrBackbone, load_pretrained_backbone

@@ -81,20 +81,7 @@ def make_card(folder: str | Path, repo_id: str | None = None, license: str | Non
     legal = _license(license or _license_of(folder / CARD), backbone)
     dataset = str(recipe["dataset"]) if recipe.get("dataset") else None
     split = recipe.get("eval_split") or recipe.get("train_split")
-    seen = f" ({recipe['overfit_images']} images that it was trained on)" if recipe.get("overfit_images") else ""
     name = repo_id.split("/")[-1] if repo_id else folder.resolve().name
-    results = [
-        EvalResult(
-            task_type="object-detection",
-            dataset_type=dataset.partition(":")[0],
-            dataset_name=dataset,
-            dataset_split=f"{split}{seen}" if split else None,
-            metric_type=f"box {figure}",
-            metric_value=round(figures[figure], 4),
-        )
-        for figure in FIGURES[:6]
-        if dataset and figures.get(figure, -1) >= 0
-    ]
     on_the_hub = dataset is not None and "dataset" not in record.local and "/" in dataset
     data = ModelCardData(
         library_name="transformers",
@@ -103,7 +90,7 @@ def make_card(folder: str | Path, repo_id: str | None = None, license: str | Non
         base_model=backbone["base_model"],
         datasets=[dataset.partition(":")[0]] if dataset and on_the_hub else None,
         model_name=name,
-        eval_results=results or None,
+        eval_results=_eval_results(figures, dataset, split, recipe.get("overfit_images")) or None,
         co2_eq_emissions={"emissions": 1000 * record.energy[1], "source": "codecarbon"} if record.energy else None,
         **legal["data"],
     )
@@ -134,6 +121,27 @@ def make_card(folder: str | Path, repo_id: str | None = None, license: str | Non
     )
     text = str(card).rstrip() + "\n\n"
     return text + _SEAL.format(_hash(text))
+
+
+def _eval_results(
+    figures: dict, dataset: str | None, split: str | None, overfit_images: int | None
+) -> list[EvalResult]:
+    """Return the figures that were measured, as the Hub's model index has them."""
+    if not dataset:
+        return []
+    seen = f" ({overfit_images} images that it was trained on)" if overfit_images else ""
+    return [
+        EvalResult(
+            task_type="object-detection",
+            dataset_type=dataset.partition(":")[0],
+            dataset_name=dataset,
+            dataset_split=f"{split}{seen}" if split else None,
+            metric_type=f"box {figure}",
+            metric_value=round(figures[figure], 4),
+        )
+        for figure in FIGURES[:6]
+        if figures.get(figure, -1) >= 0
+    ]
 
 
 def _hash(text: str) -> str:

@@ -95,37 +95,7 @@ def convert_config(reference: dict) -> DinoDetrConfig:
     """
     vit, matcher, weights = reference["vit"], reference["matcher"], reference["loss_weights"]
     levels = _used_levels(reference)
-    fixed = {
-        "inverse_sigmoid_eps": (reference["inverse_sigmoid_eps"], 1e-3),
-        "neck_norm": (reference["neck_norm"], "GroupNorm(32)"),
-        "neck_kernel": (reference["neck_kernel"], 1),
-        "num_feature_levels": (reference["num_feature_levels"], len(reference["feature_names"])),
-        "pos_embed": (
-            [reference["pos_embed"][key] for key in ("temperature", "normalize", "offset", "eps", "num_pos_feats")],
-            [10000, True, -0.5, 1e-6, reference["embed_dim"] // 2],
-        ),
-        "decoder_query_sine": (
-            [reference["decoder_query_sine"][key] for key in ("temperature", "num_pos_feats")],
-            [10000, reference["embed_dim"] // 2],
-        ),
-        "matcher's alpha and gamma": (
-            [matcher["alpha"], matcher["gamma"]],
-            [reference["focal_alpha"], reference["focal_gamma"]],
-        ),
-        "loss_weights": (
-            weights,  # the same for every layer, the encoder's head and denoising
-            {name: weights["_".join(name.split("_")[:2])] for name in weights},
-        ),
-        "vit.mlp_ratio": (vit["mlp_ratio"], int(vit["mlp_ratio"])),
-        "vit.final_norm": (vit["final_norm"], False),
-        "vit.class_token": (vit["class_token"], True),
-        "vit.register_tokens": (vit["register_tokens"], 0),
-        "vit.layer_scale": (vit["layer_scale"], True),
-        "vit.pos_embed_grid": (vit["pos_embed_grid"], [vit["img_size"] // vit["patch_size"]] * 2),
-    }
-    for name, (value, expected) in fixed.items():
-        if value != expected:
-            raise ValueError(f"reference config: {name} is {value}, but this model has {expected}")
+    _check_fixed(reference)
     return DinoDetrConfig(
         backbone_config={
             "model_type": "dinov2",
@@ -166,6 +136,42 @@ def convert_config(reference: dict) -> DinoDetrConfig:
         focal_alpha=reference["focal_alpha"],
         focal_gamma=reference["focal_gamma"],
     )
+
+
+def _check_fixed(reference: dict) -> None:
+    """Check that what this model has no choice of is as it is here."""
+    vit, matcher, weights = reference["vit"], reference["matcher"], reference["loss_weights"]
+    fixed = {
+        "inverse_sigmoid_eps": (reference["inverse_sigmoid_eps"], 1e-3),
+        "neck_norm": (reference["neck_norm"], "GroupNorm(32)"),
+        "neck_kernel": (reference["neck_kernel"], 1),
+        "num_feature_levels": (reference["num_feature_levels"], len(reference["feature_names"])),
+        "pos_embed": (
+            [reference["pos_embed"][key] for key in ("temperature", "normalize", "offset", "eps", "num_pos_feats")],
+            [10000, True, -0.5, 1e-6, reference["embed_dim"] // 2],
+        ),
+        "decoder_query_sine": (
+            [reference["decoder_query_sine"][key] for key in ("temperature", "num_pos_feats")],
+            [10000, reference["embed_dim"] // 2],
+        ),
+        "matcher's alpha and gamma": (
+            [matcher["alpha"], matcher["gamma"]],
+            [reference["focal_alpha"], reference["focal_gamma"]],
+        ),
+        "loss_weights": (
+            weights,  # the same for every layer, the encoder's head and denoising
+            {name: weights["_".join(name.split("_")[:2])] for name in weights},
+        ),
+        "vit.mlp_ratio": (vit["mlp_ratio"], int(vit["mlp_ratio"])),
+        "vit.final_norm": (vit["final_norm"], False),
+        "vit.class_token": (vit["class_token"], True),
+        "vit.register_tokens": (vit["register_tokens"], 0),
+        "vit.layer_scale": (vit["layer_scale"], True),
+        "vit.pos_embed_grid": (vit["pos_embed_grid"], [vit["img_size"] // vit["patch_size"]] * 2),
+    }
+    for name, (value, expected) in fixed.items():
+        if value != expected:
+            raise ValueError(f"reference config: {name} is {value}, but this model has {expected}")
 
 
 def _used_levels(reference: dict) -> dict[float, str]:
