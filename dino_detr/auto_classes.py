@@ -13,7 +13,7 @@ AutoModelForObjectDetection.register(DinoDetrConfig, DinoDetrForObjectDetection)
 AutoImageProcessor.register(DinoDetrConfig, image_processor_classes={"torchvision": DinoDetrImageProcessor})
 # `pipeline` looks for a video processor too and, unless told that there is none, asks at the terminal for permission
 # to run its code from the checkpoint
-VIDEO_PROCESSOR_MAPPING.register(DinoDetrConfig, None)
+VIDEO_PROCESSOR_MAPPING.register(DinoDetrConfig, None)  # pyright: ignore[reportArgumentType]
 
 # saving a model saves its code beside it, so that it loads elsewhere with `trust_remote_code=True`
 DinoDetrConfig.register_for_auto_class()

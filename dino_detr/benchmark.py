@@ -15,12 +15,12 @@ import time
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
-from torch import nn
 
 from . import __version__
 from .configuration_dino_detr import DinoDetrConfig
@@ -109,12 +109,13 @@ def run_benchmark(
         extras.append({"gradient_checkpointing": True})
     if compile:
         extras.append({"compile": True})
+    height, width = image_size
     rows = []
     for backbone in backbones:
         for batch_size in batch_sizes:
             for precision in precisions:
                 for extra in extras:
-                    row = Row(backbone, precision, batch_size, tuple(image_size), **extra, warmup=warmup, steps=steps)
+                    row = Row(backbone, precision, batch_size, (height, width), **extra, warmup=warmup, steps=steps)
                     rows.append(_measure_apart(row))
                     print(f"{_name(rows[-1])}: {_summary(rows[-1])}", file=sys.stderr, flush=True)
     if all("error" in row for row in rows):
@@ -197,15 +198,12 @@ def _make_batch(row: Row, device: torch.device, num_labels: int) -> dict:
     }
 
 
-def _train_step(
-    accelerator: Accelerator, model: nn.Module, optimizer: torch.optim.Optimizer, batch: dict, step: int
-) -> None:
+def _train_step(accelerator: Accelerator, model: Any, optimizer: torch.optim.Optimizer, batch: dict, step: int) -> None:
     batch_size = len(batch["labels"])
     batch = batch | {"noise_seeds": [step * batch_size + index for index in range(batch_size)]}
     boxes = [BOXES_PER_IMAGE * batch_size, min(BOXES_PER_IMAGE, model.config.num_denoising) * batch_size]
-    outputs = Step([batch], BOXES_PER_IMAGE, torch.tensor(boxes, dtype=torch.float32)).forward(
-        model, model.config, batch
-    )
+    normalisers = torch.tensor(boxes, dtype=torch.float32)
+    outputs = Step(step, None, [batch], BOXES_PER_IMAGE, normalisers).forward(model, model.config, batch)
     accelerator.backward(outputs.loss)
     accelerator.clip_grad_norm_(model.parameters(), MAX_GRAD_NORM)
     optimizer.step()

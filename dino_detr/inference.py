@@ -6,12 +6,13 @@ import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
-from transformers import AutoImageProcessor, AutoModelForObjectDetection, PreTrainedConfig
+from transformers import AutoImageProcessor, AutoModelForObjectDetection
 from transformers.image_utils import ChannelDimension
 
 from .data.decoding import describe_fault
@@ -213,7 +214,7 @@ def _draw(
     pixels: Tensor,
     detections: dict[str, Tensor],
     threshold: float,
-    config: PreTrainedConfig,
+    config: Any,
     picture: Path,
 ) -> dict:
     """Save the picture of an image, print a line about it, and return its entry of `detections.json`."""

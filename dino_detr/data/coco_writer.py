@@ -1,6 +1,7 @@
 """COCO annotations written."""
 
 from collections.abc import Iterable
+from typing import Any
 
 from datasets import Dataset
 
@@ -30,6 +31,7 @@ def rows_to_coco(rows: Dataset) -> dict:
     ids = category_ids(rows)
     columns = ("category_id", "bbox", "area", "iscrowd")
     images = []
+    row: Any
     for row, name in zip(rows.remove_columns("image"), image_names(rows)):
         objects = row["objects"] | {"category_id": [ids[label] for label in row["objects"]["category"]]}
         values = zip(*(objects[column] for column in columns))

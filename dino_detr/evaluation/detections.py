@@ -4,6 +4,7 @@ import signal
 from collections import defaultdict
 from collections.abc import Generator, Iterable, Iterator
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -56,8 +57,9 @@ def detect(
         for same_size in by_size.values()
         for start in range(0, len(same_size), batch_size)
     ]
+    files: Any = rows.select_columns(["image", "image_id"]).cast_column("image", Image(decode=False))
     loader = DataLoader(
-        rows.select_columns(["image", "image_id"]).cast_column("image", Image(decode=False)),
+        files,
         batch_sampler=batches,
         num_workers=num_workers,
         collate_fn=partial(_process, processor=processor),
@@ -101,7 +103,8 @@ def detect_in_batch(
     outputs = model(pixel_values.to(model.device))
     best = select_detections(outputs.logits, outputs.pred_boxes, target_sizes, top_k, one_label_per_query)
     for found in zip(*(tensor.cpu() for tensor in best)):
-        yield suppress_overlaps(*found, nms_threshold)
+        scores, labels, boxes = found
+        yield suppress_overlaps(scores, labels, boxes, nms_threshold)
 
 
 def _leave_interrupts_to_parent(_worker_id: int) -> None:
@@ -134,6 +137,7 @@ def references(rows: Dataset, detections: list[dict]) -> list[dict]:
     """Return the truth of the rows that were detected in, as `CocoDetectionMetric` takes it."""
     seen = {detection["image_id"] for detection in detections}
     result = []
+    row: Any
     for row in rows.select_columns(["image_id", "objects"]):
         if row["image_id"] not in seen:  # the image could not be read
             continue

@@ -212,6 +212,7 @@ def _reason(seen: Diagnosis) -> str:
             "the two rows of labels: do the annotation files of training and evaluation, and the checkpoint, give a "
             "class the same category id?"
         )
+    assert seen.scores is not None and seen.size_ratio is not None and seen.best_iou is not None  # there are both
     lowest, highest = seen.scores[0], seen.scores[-1]
     then = _advice(seen)
     if highest < _LOW_SCORE:

@@ -40,8 +40,8 @@ class ImageMatches:
 
     def count_errors(self) -> list[int]:
         """Count each of `ERRORS`."""
-        missed = np.count_nonzero(self.true_verdicts == "missed")
-        return [missed, *(np.count_nonzero(self.verdicts == error) for error in ERRORS[1:])]
+        missed = int(np.count_nonzero(self.true_verdicts == "missed"))
+        return [missed, *(int(np.count_nonzero(self.verdicts == error)) for error in ERRORS[1:])]
 
 
 @dataclass
@@ -148,8 +148,8 @@ def find_errors(detections: list[dict], references: list[dict], num_classes: int
         alone = np.isin(matches.verdicts, ("false", "badly placed"))
         not_found = np.isin(matches.true_verdicts, ("missed", "badly placed"))
         np.add.at(confusion, (matches.true_labels[matches.partners[paired]], matches.labels[paired]), 1)
-        np.add.at(confusion, (num_classes, matches.labels[alone]), 1)
-        np.add.at(confusion, (matches.true_labels[not_found], num_classes), 1)
+        np.add.at(confusion[num_classes], matches.labels[alone], 1)
+        np.add.at(confusion[:, num_classes], matches.true_labels[not_found], 1)
     num_right, num_counted = confusion.trace(), confusion[:, :-1].sum()
     return Errors(
         threshold=threshold,

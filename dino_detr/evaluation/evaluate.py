@@ -3,6 +3,7 @@
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 from datasets import Dataset
 from torch import distributed
@@ -59,6 +60,7 @@ class Evaluation:
         rate: LearningRate | None = None,
     ) -> Diagnosis:
         """Look for the reason of an AP of about 0. The arguments are those of `diagnosis.diagnose`."""
+        assert self.rows is not None, "results without their images are not diagnosed"
         annotation_ids, names = values_of_objects(self.rows, "id"), class_names(self.rows)
         return diagnose(self.detections, self.truth, annotation_ids, names, trained_labels, loss, rate)
 
@@ -105,14 +107,14 @@ def evaluate(
         detections = _collect(found, nullcontext() if context is None else context, stop)
     finally:
         model.train(was_training)
-    parts = [(stop(), detections)]
+    parts: list[Any] = [(stop(), detections)]
     if processes > 1:
         parts = [None] * processes
         distributed.all_gather_object(parts, (stop(), detections))
     reasons, detections = zip(*parts)
     if any(reasons):
         raise EvaluationStopped(max(reasons))
-    result = [None]
+    result: list[Any] = [None]
     if rank == 0:
         detections = [detection for part in detections for detection in part]
         truth = references(rows, detections)

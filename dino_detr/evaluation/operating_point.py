@@ -22,5 +22,6 @@ def read_threshold(folder: str | Path) -> float:
         threshold = read_mapping(Path(folder) / FIGURES_JSON).get("threshold")
     except (OSError, ValueError):
         return DEFAULT_THRESHOLD
-    known = isinstance(threshold, (int, float)) and 0 <= threshold <= 1
-    return float(threshold) if known else DEFAULT_THRESHOLD
+    if isinstance(threshold, (int, float)) and 0 <= threshold <= 1:
+        return float(threshold)
+    return DEFAULT_THRESHOLD

@@ -2,10 +2,10 @@
 
 import colorsys
 import math
+from typing import Any
 
 import torch
 from PIL import Image, ImageDraw, ImageFont
-from torch.utils.data import Dataset
 from torchvision.transforms.functional import to_pil_image
 
 _SMALLEST = 400  # pixels of the longer side; in smaller pictures labels would hide everything
@@ -30,7 +30,7 @@ def draw_detections(image: Image.Image, detections: dict, names: dict[int, str])
     picture = image.convert("RGB").resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST)
     draw = ImageDraw.Draw(picture)
     size = max(12, round(0.024 * math.sqrt(picture.width * picture.height)))
-    font = ImageFont.load_default(size)
+    font: Any = ImageFont.load_default(size)  # one that scales, as this is how it is asked for
 
     labels, boxes = (torch.as_tensor(detections[key]).tolist() for key in ("labels", "boxes"))
     scores, written = [0.0] * len(labels), [""] * len(labels)
@@ -48,7 +48,7 @@ def draw_detections(image: Image.Image, detections: dict, names: dict[int, str])
     return picture
 
 
-def draw_samples(samples: Dataset, names: dict[int, str], count: int) -> Image.Image:
+def draw_samples(samples: Any, names: dict[int, str], count: int) -> Image.Image:
     """A grid of up to `count` of the samples, evenly spread, as the detector would see them, with boxes and classes.
 
     Args:
@@ -152,4 +152,5 @@ def _draw_label(
 def _color(label: int) -> tuple[int, int, int]:
     """A colour of its own for every class: steps of the golden ratio around the hues, in three brightnesses."""
     hue = (0.58 + label * 0.618034) % 1
-    return tuple(round(255 * channel) for channel in colorsys.hsv_to_rgb(hue, 0.85, (0.95, 0.75, 0.55)[label % 3]))
+    red, green, blue = colorsys.hsv_to_rgb(hue, 0.85, (0.95, 0.75, 0.55)[label % 3])
+    return round(255 * red), round(255 * green), round(255 * blue)

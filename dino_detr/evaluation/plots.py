@@ -52,7 +52,7 @@ def _draw_box_ap(history: list[dict], drops: list[dict], path: Path) -> None:
             axes.plot(x, y, color=color, marker="o", markersize=3, label=f"{label}, best {y[best]:.3f}")
             axes.plot(x[best], y[best], color=color, marker="o", markersize=8, markerfacecolor="white")
     if axes.lines:
-        axes.set_ylim(0, 1.05 * max(line.get_ydata().max() for line in axes.lines) or 1)
+        axes.set_ylim(0, 1.05 * max(np.max(line.get_ydata()) for line in axes.lines) or 1)
         x = _x_name(history)
         for number, drop in enumerate(drop for drop in drops if x in drop):
             label = None if number else "learning rate dropped"

@@ -4,7 +4,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import torch
-from transformers.utils import cached_file
+from transformers.utils import cached_file  # pyright: ignore[reportPrivateImportUsage]
 
 from ..runs.history import read_mapping
 from ..runs.names import RECIPE_YAML
@@ -30,7 +30,7 @@ def _find_recipe(checkpoint: str | Path) -> Path | None:
     """Look into the folder itself and, of `checkpoint-<step>` and `checkpoint-<step>/ema`, that of the run."""
     if not Path(checkpoint).is_dir():
         try:
-            return Path(cached_file(str(checkpoint), RECIPE_YAML))
+            return Path(str(cached_file(str(checkpoint), RECIPE_YAML)))
         except OSError:  # the repository has none, or cannot be reached
             return None
     folder = Path(checkpoint).resolve()
@@ -61,4 +61,5 @@ def gpu_has_bf16() -> bool:
     """Tell whether the accelerator computes in bf16, not emulating it."""
     if torch.cuda.is_available():
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.accelerator.is_available() and torch.accelerator.current_accelerator().type == "xpu"
+    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return accelerator is not None and accelerator.type == "xpu"

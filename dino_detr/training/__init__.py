@@ -1,9 +1,15 @@
 """Training: the way from a recipe to a run folder."""
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .optimizer import build_optimizer
+
+if TYPE_CHECKING:
+    from .options import DinoDetrTrainingArguments, parse_options
+    from .run import prepare, train
+    from .starting_point import load_for_fine_tuning
+    from .trainer import DetectionTrainer
 
 # imported when they are asked for: with the Trainer come data sets, plots and metrics, two seconds and 150 MiB
 _ON_DEMAND = {

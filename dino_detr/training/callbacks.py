@@ -1,6 +1,5 @@
 """What a run does at the Trainer's events and has no file of its own for."""
 
-from pathlib import Path
 from typing import Any
 
 from transformers import EarlyStoppingCallback, TrainerCallback, TrainerControl, TrainerState
@@ -12,7 +11,7 @@ class FindBest(TrainerCallback):
     """Looks where the best checkpoint of a run that goes on is."""
 
     def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        find_best(state, Path(args.output_dir))
+        find_best(state, args.run_folder)
 
 
 class EarlyStopping(EarlyStoppingCallback):

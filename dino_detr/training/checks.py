@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.optim import SGD
 from transformers import CONFIG_MAPPING, get_scheduler
-from transformers.integrations import get_available_reporting_integrations
+from transformers.integrations import get_available_reporting_integrations  # pyright: ignore[reportPrivateImportUsage]
 from transformers.training_args import trainer_log_levels
 
 from ..configuration_dino_detr import DinoDetrConfig
@@ -175,7 +175,7 @@ def check_model_config(options: Any) -> None:
 def check_backbone_config(options: Any) -> None:
     """Check that the backbone has each field: transformers says nothing of one that it has not."""
     fields_given = (options.model_config or {}).get("backbone_config")
-    kind = fields_given.get("model_type") if isinstance(fields_given, dict) else None
+    kind = str(fields_given.get("model_type")) if isinstance(fields_given, dict) else ""
     if not isinstance(fields_given, dict) or kind not in CONFIG_MAPPING:
         return  # the configuration itself says more
     config = CONFIG_MAPPING[kind]()

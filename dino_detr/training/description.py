@@ -36,7 +36,7 @@ def describe_run(
         step: of these weights.
         last_step: that was trained.
     """
-    folder = Path(options.output_dir)
+    folder = options.run_folder
     report = write_run_report(options, evaluation)
     threshold = readable_threshold(report["operating_point"]["score"] if report else None)
     try:
@@ -58,7 +58,7 @@ def write_run_report(options: DinoDetrTrainingArguments, evaluation: Evaluation)
         split = f"the first {options.overfit_images} of {options.train_split}, learned by heart"
     evaluated = {"checkpoint": options.output_dir, "data set": options.dataset, "split": split}
     try:
-        return write_report(Path(options.output_dir) / REPORT, evaluated, evaluation)
+        return write_report(options.run_folder / REPORT, evaluated, evaluation)
     except Exception as fault:
         logger.warning(f"The report could not be written: {fault!r}")
         return None
@@ -93,7 +93,7 @@ def farewell(
     options: DinoDetrTrainingArguments, figures: dict[str, Any], step: int, last_step: int, threshold: float
 ) -> str:
     """Return what a run says at its end: how good it is, where it lies, and what can be done with it."""
-    folder = Path(options.output_dir)
+    folder = options.run_folder
     quoted = shlex.quote(str(options.output_dir))
     return "\n".join(
         [

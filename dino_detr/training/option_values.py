@@ -148,8 +148,9 @@ def _order(kind: Any) -> int:
 
 
 def _choices(kind: Any) -> list:
-    is_enum = isinstance(kind, type) and issubclass(kind, Enum)
-    return [member.value for member in kind] if is_enum else list(get_args(kind))
+    if isinstance(kind, type) and issubclass(kind, Enum):
+        return [member.value for member in kind.__members__.values()]
+    return list(get_args(kind))
 
 
 def _describe(kind: Any) -> str:

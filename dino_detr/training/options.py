@@ -216,6 +216,12 @@ class DinoDetrTrainingArguments(TrainingArguments):
         if asked not in (None, self.per_device_train_batch_size):
             raise ValueError("options: set total_batch_size; per_device_train_batch_size follows from it")
 
+    @property
+    def run_folder(self) -> Path:
+        """The folder that everything of the run goes to. `parse_options` names one where nobody else does."""
+        assert self.output_dir is not None
+        return Path(self.output_dir)
+
     def accumulate(self, steps: int) -> None:
         """Make a batch of so many parts, one after the other."""
         self.gradient_accumulation_steps = self.recipe["gradient_accumulation_steps"] = steps

@@ -20,13 +20,13 @@ def restore_if_finished(trainer: DetectionTrainer, checkpoint: Path) -> bool:
     find_best(state, trainer.folder)
     if trainer.early_stopping is not None:
         trainer.early_stopping.restore(state)
-    trainer.model.to(options.device)
+    trainer.model.to(options.device)  # pyright: ignore[reportArgumentType]
     if (checkpoint / EVALUATION_DUE).exists():
         _evaluate_late(trainer, checkpoint)
     stopped = trainer.early_stopping is not None and trainer.early_stopping.exhausted
     if not stopped and state.global_step < (options.max_steps if options.max_steps > 0 else state.max_steps):
         return False
-    best = Path(state.best_model_checkpoint) if leaves_best(state, options) else checkpoint
+    best = Path(str(state.best_model_checkpoint)) if leaves_best(state, options) else checkpoint
     load_model(folder_to_leave(best, options), trainer.model)
     return True
 

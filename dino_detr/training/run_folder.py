@@ -37,7 +37,7 @@ class RunFolder(TrainerCallback):
     """
 
     def __init__(self, options: DinoDetrTrainingArguments):
-        self.folder = Path(options.output_dir)
+        self.folder = options.run_folder
 
     def on_train_begin(
         self, args: DinoDetrTrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

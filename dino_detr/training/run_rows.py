@@ -25,10 +25,11 @@ def read_rows(options: DinoDetrTrainingArguments) -> tuple[Dataset, Dataset]:
     """
     _set_aside(options)
     splits = options.train_split, options.eval_split
-    if Path(options.dataset).is_file() and splits[0] != splits[1] and not all(split_part(split)[1] for split in splits):
+    source = str(options.dataset)
+    if Path(source).is_file() and splits[0] != splits[1] and not all(split_part(split)[1] for split in splits):
         raise ValueError(
-            f"{options.dataset} is one split, to train on or to evaluate on: put files of both, {splits[0]}.json and "
-            f"{splits[1]}.json, into a folder and give that as dataset. {how_to_share(list_splits(options.dataset)[0])}"
+            f"{source} is one split, to train on or to evaluate on: put files of both, {splits[0]}.json and "
+            f"{splits[1]}.json, into a folder and give that as dataset. {how_to_share(list_splits(source)[0])}"
         )
     reports = _check(options)
     train_rows, eval_rows = drop_images_without_boxes(reports[0].rows), reports[-1].rows
@@ -65,7 +66,7 @@ def _set_aside(options: DinoDetrTrainingArguments) -> None:
     if part:
         raise ValueError(f"val_share takes a share of a whole split, and train_split={options.train_split} is a part")
     with options.main_process_first(local=False, desc="looking at the splits"):  # the others find it in the cache
-        available = list_splits(options.dataset)
+        available = list_splits(str(options.dataset))
     if len(available) == 1 and split != available[0]:
         logger.warning(f"{options.dataset}: {options.val_share:.0%} of its only split, {available[0]}, are set aside")
         split = available[0]
@@ -79,7 +80,7 @@ def _check(options: DinoDetrTrainingArguments) -> list[Report]:
     reports = []
     with options.main_process_first(local=False, desc="checking the data"):  # the others find it in the cache
         for split in dict.fromkeys((options.train_split, options.eval_split)):
-            reports.append(check_split(options.dataset, split, other_splits=reports))
+            reports.append(check_split(str(options.dataset), split, other_splits=reports))
     summary = summarise(reports)
     if options.process_index == 0:
         for report in reports:
@@ -87,9 +88,9 @@ def _check(options: DinoDetrTrainingArguments) -> list[Report]:
                 logger.warning(report.format(examples=0))
         (logger.warning if any(report.findings for report in reports) else logger.info)(summary)
         text = "\n\n".join([report.format(examples=KEPT_EXAMPLES) for report in reports] + [summary])
-        (Path(options.output_dir) / DATA_REPORT).write_text(text + "\n", encoding="utf-8")
+        (options.run_folder / DATA_REPORT).write_text(text + "\n", encoding="utf-8")
     if options.strict and any(report.defects for report in reports):
-        raise ValueError(f"strict: {summary}; {Path(options.output_dir) / DATA_REPORT} names them")
+        raise ValueError(f"strict: {summary}; {options.run_folder / DATA_REPORT} names them")
     return reports
 
 

@@ -65,7 +65,7 @@ class DetectionTrainer(Trainer):
     def __init__(self, processor: DinoDetrImageProcessor, **kwargs: Any):
         super().__init__(processing_class=processor, data_collator=collate, **kwargs)
         self.processor = processor
-        self.folder = Path(self.args.output_dir)
+        self.folder = self.args.run_folder
         self.model_accepts_loss_kwargs = False  # the loss is normalised by boxes, not by items the Trainer counts
         vars(self.model.config).pop("use_cache", None)  # the Trainer sets it, and it would end up in config.json
         settle_launch(self.model, self.args, self.accelerator)
@@ -73,7 +73,7 @@ class DetectionTrainer(Trainer):
             self.remove_callback(ProgressCallback)
             self.add_callback(ProgressBar)
         self.exchange = Exchange(self.args.world_size)
-        self.preemption = Preemption(self.args.output_dir)
+        self.preemption = Preemption(self.folder)
         self.unreadable = UnreadableImages()
         self.finite_check = FiniteCheck(self.args, self.exchange)
         self.interval = LogInterval()
@@ -240,7 +240,7 @@ class DetectionTrainer(Trainer):
             restore_optimizer(Path(checkpoint), self.optimizer, self.lr_scheduler)
 
     def _load_best_model(self) -> None:
-        load_model(folder_to_leave(Path(self.state.best_model_checkpoint), self.args), self.model)
+        load_model(folder_to_leave(Path(str(self.state.best_model_checkpoint)), self.args), self.model)
 
     def init_hf_repo(self, *args: Any, **kwargs: Any) -> None:
         """Do nothing: see `Uploads`. (The Trainer's own ends a run where the Hub cannot be reached.)"""

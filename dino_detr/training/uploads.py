@@ -43,7 +43,7 @@ class Uploads:
 
     def __init__(self, options: DinoDetrTrainingArguments):
         self.options = options
-        self.folder = Path(options.output_dir)
+        self.folder = options.run_folder
         self.repo_id = options.hub_model_id or self.folder.absolute().name
         self._step: int | None = None  # of the weights last offered, unless that failed
         self._warned = False

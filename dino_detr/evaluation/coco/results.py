@@ -64,7 +64,7 @@ def score_cleaned(results: list[dict], annotations: dict, scorer: str = "numpy")
     packed_objects = pack_objects(
         **places(objects), areas=column(objects, "area"), crowds=[entry["iscrowd"] for entry in objects]
     )
-    packed_detections = pack_detections(**places(results), scores=column(results, "score"))
+    packed_detections = pack_detections(scores=column(results, "score"), **places(results))  # pyright: ignore[reportArgumentType]
     result = score([packed_detections], [packed_objects], labels.values(), find_scorer(scorer))
     return {**result.figures, "per_class": dict(zip(distinct_names(names), result.per_class))}
 
@@ -112,7 +112,7 @@ def images_of_results(results: list[dict], annotations: dict) -> tuple[list[dict
         are text have the numbers that they have in rows.
     """
     images, categories = (number_ids(e["id"] for e in annotations[name]) for name in ("images", "categories"))
-    labels = {id_: label for label, id_ in enumerate(sorted(categories, key=categories.get))}
+    labels = {id_: label for label, id_ in enumerate(sorted(categories, key=lambda id_: categories[id_]))}
     found, wanted = defaultdict(list), {number: [] for number in images.values()}
     for row in results:
         found[images[row["image_id"]]].append(row)
@@ -193,14 +193,15 @@ class _Finder:
         # the numbers that training gives to ids that are text, and writes to results files
         self._by_number = {number: id_ for id_, number in number_ids(self._ids).items()}
 
-    def find(self, value: object) -> int | str | None:
+    def find(self, value: Any) -> int | str | None:
         value = value.strip() if isinstance(value, str) else plain_id(value)
         if type(value) in (int, str) and value in self._ids:
             return value
-        return self._by_number.get(read_whole(value))
+        number = read_whole(value)
+        return None if number is None else self._by_number.get(number)
 
 
-def _read_row(row: object, number: int, finders: dict[str, _Finder]) -> dict:
+def _read_row(row: Any, number: int, finders: dict[str, _Finder]) -> dict:
     """Return a row with numbers as numbers; the row itself where they are."""
     missing = _ROW - (row.keys() if isinstance(row, dict) else set())
     if missing:
@@ -233,7 +234,7 @@ def _refuse_if_boxless(findings: Findings) -> None:
     for finding in findings.sorted():
         if finding.kind == "malformed_box":
             image, annotation_id, value = finding.examples[0]
-            fault = value if value.startswith("bbox ") else f"bbox is {value}"
+            fault = value if str(value).startswith("bbox ") else f"bbox is {value}"
             raise ValueError(
                 f"annotation {annotation_id} of {image}: {fault}; it must be [x, y, width, height] in pixels"
             )

@@ -6,6 +6,8 @@ sums are of whole numbers. It matches in Python, detection by detection, for eve
 Here the first detections of all images are matched together, then the second ones, and so on.
 """
 
+from typing import Any
+
 import numpy as np
 from pycocotools import mask
 from pycocotools.cocoeval import Params
@@ -84,7 +86,7 @@ def _overlapping(found: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.
     for first, end, first_object, end_object in zip(*spans):
         objects = wanted[first_object:end_object]
         boxes = found["box"][first:end].astype(np.float64)
-        iou = mask.iou(boxes, np.ascontiguousarray(objects["box"]), objects["crowd"].tolist())
+        iou: Any = mask.iou(boxes, np.ascontiguousarray(objects["box"]), objects["crowd"].tolist())  # pyright: ignore[reportArgumentType]
         rows, columns = np.nonzero(iou >= _IOUS[0])
         pairs.append(np.stack([rows + first, columns + first_object, iou[rows, columns]]))
     detection, index, iou = np.concatenate(pairs, axis=1)

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+from typing import Any
 
 import numpy as np
 from pycocotools.coco import COCO
@@ -19,7 +20,8 @@ def precision_and_recall(found: np.ndarray, wanted: np.ndarray) -> tuple[np.ndar
     images = [{"id": int(image)} for image in np.union1d(found["image"], wanted["image"])]
     rows = np.column_stack([found["image"], found["box"], found["score"], np.ones(len(found))]).astype(np.float64)
     with contextlib.redirect_stdout(io.StringIO()):
-        truth, judged = COCO(), COCO()
+        truth: Any = COCO()
+        judged: Any = COCO()
         truth.dataset = {"info": {}, "images": images, "annotations": annotations, "categories": [{"id": 1}]}
         truth.createIndex()
         if len(rows):

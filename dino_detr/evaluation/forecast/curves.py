@@ -77,7 +77,7 @@ def fit_all(x: np.ndarray, y: np.ndarray) -> dict[str, dict[str, float]]:
 def fit_curve(name: str, x: np.ndarray, y: np.ndarray) -> dict[str, float]:
     c = _best_exponent(x, y) if name == "power_law" else None
     fit = dict(zip("abc", least_squares(linear_parts(name, x, c), y).tolist()))
-    if name == "power_law":
+    if c is not None:
         fit["c"] = float(c)
     return fit | {"rmse": rmse(curve(name, fit, x) - y)}
 
@@ -86,6 +86,7 @@ def linear_parts(name: str, steps: ArrayLike, c: float | None) -> np.ndarray:
     """Return `[..., 2 or 3]`, of which a curve is a linear combination; a power law only for this c."""
     x = np.asarray(steps, dtype=float)
     if name == "power_law":
+        assert c is not None
         return np.stack([np.ones_like(x), -(x**-c)], axis=-1)
     if name == "logarithmic":
         return np.stack([np.log(x), np.ones_like(x)], axis=-1)

@@ -52,6 +52,6 @@ def _forecast_each(name: str, x: np.ndarray, histories: np.ndarray, at: float) -
         return linear_parts(name, at, None) @ least_squares(linear_parts(name, x, None), histories.T)
     forecasts, nearest = np.empty(len(histories)), nearest_exponents(x, histories)
     for index in np.unique(nearest):
-        c, which = EXPONENTS[index], nearest == index
+        c, which = float(EXPONENTS[index]), nearest == index
         forecasts[which] = linear_parts(name, at, c) @ least_squares(linear_parts(name, x, c), histories[which].T)
     return forecasts

@@ -1,6 +1,7 @@
 """A forecast as a picture: points, curves, interval."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -30,7 +31,7 @@ def draw_forecast(result: dict, path: str | Path) -> None:
     axes.fill_between(along, *band.T, color=_COLORS[best], alpha=0.15, linewidth=0, label=f"{best}, 95 % interval")
     for name in CURVES:
         value = format_ap(result["forecast"][name], highest)
-        style = {"linewidth": 2} if name == best else {"linewidth": 1, "linestyle": "--"}
+        style: Any = {"linewidth": 2} if name == best else {"linewidth": 1, "linestyle": "--"}
         axes.plot(
             along, curve(name, result["fits"][name], along), color=_COLORS[name], label=f"{name}: {value}", **style
         )

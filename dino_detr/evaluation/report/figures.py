@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -91,7 +92,7 @@ def draw_classes(per_class: dict[str, dict], path: Path) -> None:
         axes.set_ylim(max(len(classes), 1) - 0.4, -0.6)
         axes.grid(axis="y", visible=False)
         right = axes.get_yaxis_transform()
-        for position, row in zip(positions, classes):
+        for position, row in enumerate(classes):
             axes.text(1.14, position, f"{row[3]:,}", transform=right, ha="right", va="center", fontsize=8, color=GREY)
         axes.text(1.14, -0.75, "objects", transform=right, ha="right", va="bottom", fontsize=8, color=GREY)
         handles, labels = axes.get_legend_handles_labels()
@@ -178,7 +179,7 @@ def _most_confused(confusion: np.ndarray, names: list[str]) -> tuple[np.ndarray,
 @contextmanager
 def _figure(path: Path, width: float, height: float) -> Iterator[Figure]:
     """A figure of so many inches, written to a file when it is drawn."""
-    style = {
+    style: Any = {
         "svg.fonttype": "none",
         "text.parse_math": False,  # a class may be called "$5 - $10"
         "axes.grid": True,

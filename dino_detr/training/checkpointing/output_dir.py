@@ -47,11 +47,11 @@ def claim_output_dir(options: DinoDetrTrainingArguments) -> str | None:
 
 def release_output_dir(options: DinoDetrTrainingArguments) -> None:
     """Let other runs have the folder."""
-    unlock_folder(Path(options.output_dir))
+    unlock_folder(options.run_folder)
 
 
 def _claim(options: DinoDetrTrainingArguments) -> str | None:
-    folder = Path(options.output_dir)
+    folder = options.run_folder
     _take(folder)
     try:
         if _holds_a_run(folder) and not _goes_on(options):
@@ -86,7 +86,7 @@ def _take(folder: Path) -> None:
 def _goes_on(options: DinoDetrTrainingArguments) -> bool:
     """Whether the run in the folder is the one to resume; a checkpoint from elsewhere may be another run's."""
     asked = options.resume_from_checkpoint
-    return asked == "latest" or (asked is not None and _is_within(Path(asked), Path(options.output_dir)))
+    return asked == "latest" or (asked is not None and _is_within(Path(asked), options.run_folder))
 
 
 def _is_within(path: Path, folder: Path) -> bool:
@@ -132,7 +132,7 @@ def check_space(options: DinoDetrTrainingArguments, model: nn.Module) -> None:
     Raises:
         OSError: if not, with how much is needed.
     """
-    folder, weights = Path(options.output_dir), _size(model.parameters())
+    folder, weights = options.run_folder, _size(model.parameters())
     needed = weights
     if options.save_strategy != "no":
         there = len(list(folder.glob("checkpoint-*")))

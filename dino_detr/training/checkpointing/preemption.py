@@ -69,7 +69,7 @@ class Preemption(TrainerCallback):
     the run is resumed. A second Ctrl-C ends the process at once; checkpoints get their names when they are whole.
     """
 
-    def __init__(self, folder: str):
+    def __init__(self, folder: str | Path):
         self.folder = Path(folder)  # of the run
         self.asked = 0  # of this process: by whom
         self.agreed = 0  # known to all processes, and acted upon by all after the same step

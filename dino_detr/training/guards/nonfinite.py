@@ -3,7 +3,6 @@
 import math
 from dataclasses import asdict
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -96,7 +95,7 @@ class FiniteCheck:
         weights: dict[str, Tensor] | None,
     ) -> str:
         try:
-            dump = write_dump(Path(self.options.output_dir), model, step, report, weights)
+            dump = write_dump(self.options.run_folder, model, step, report, weights)
             last = [f"  dump       {dump}", f"Run the step again, anywhere: dino-detr replay {dump}"]
         except Exception as fault:  # a full disk, say
             last = [f"  dump       could not be written: {fault}"]

@@ -1,7 +1,5 @@
 """An AP of about 0 is explained: in the log, and in the run folder's `diagnosis.txt`."""
 
-from pathlib import Path
-
 from transformers import TrainerState
 from transformers.utils import logging
 
@@ -42,7 +40,7 @@ def explain_zero_ap(
         ap50 = max(evaluation.figures["AP50"], 0)
         text = f"AP50 is {ap50:.3f} at step {state.global_step}. What the evaluation saw:\n{diagnosis}"
         logger.warning(text)
-        path = Path(options.output_dir) / DIAGNOSIS
+        path = options.run_folder / DIAGNOSIS
         partial_path(path).write_text(text + "\n", encoding="utf-8")
         partial_path(path).replace(path)
     except Exception as fault:
