@@ -19,7 +19,8 @@ class EarlyStopping(EarlyStoppingCallback):
     """transformers' own, which in a resumed run goes on counting, with the patience that is asked for now."""
 
     def restore(self, state: TrainerState) -> None:
-        saved = state.stateful_callbacks.get(type(self).__name__)
+        notes: Any = state.stateful_callbacks
+        saved = notes.get(type(self).__name__)
         if saved is not None:
             self.early_stopping_patience_counter = saved["attributes"]["early_stopping_patience_counter"]
 

@@ -73,7 +73,7 @@ def draw_sample_detections(folder: Path, evaluation: Evaluation, threshold: floa
         evaluation: images that could not be read are not in it.
         threshold: only detections above it are drawn.
     """
-    rows = evaluation.rows
+    rows: Any = evaluation.rows
     found = {entry["image_id"]: entry for entry in evaluation.detections}
     truth = {entry["image_id"]: entry for entry in evaluation.truth}
     shown = [index for index, image_id in enumerate(rows["image_id"]) if image_id in found][:count]

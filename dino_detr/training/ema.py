@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
+from ..modeling_dino_detr import DinoDetrForObjectDetection
 from ..runs.names import AVERAGE
 from .checkpointing.state import load_model
 from .sharding import local_shard
@@ -27,11 +28,8 @@ class WeightAverage(TrainerCallback):
         self.parameters: list[Tensor] = []  # of sharded ones, each process averages its part
         self.averages: list[Tensor] = []
 
-    def on_train_begin(
-        self, args: Any, state: TrainerState, control: TrainerControl, model: nn.Module | None = None, **kwargs: Any
-    ) -> None:
-        assert model is not None
-        self.start(model, args.resume_from_checkpoint)
+    def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self.start(kwargs["model"], args.resume_from_checkpoint)
 
     def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         self.update()
@@ -40,7 +38,7 @@ class WeightAverage(TrainerCallback):
     def started(self) -> bool:
         return bool(self.parameters)
 
-    def start(self, model: nn.Module, checkpoint: str | None = None) -> None:
+    def start(self, model: DinoDetrForObjectDetection, checkpoint: str | None = None) -> None:
         """Start the moving average from the current weights, or restore it from `checkpoint/ema`."""
         self.parameters = [local_shard(p.detach()) for p in model.parameters() if p.requires_grad]
         self.averages = [p.clone() for p in self.parameters]
@@ -50,7 +48,8 @@ class WeightAverage(TrainerCallback):
 
     def update(self) -> None:
         """Take the weights of a step that was made into the average."""
-        torch._foreach_lerp_(self.averages, self.parameters, 1 - self.decay)
+        lerp: Any = torch._foreach_lerp_  # pyright: ignore[reportPrivateImportUsage]
+        lerp(self.averages, self.parameters, 1 - self.decay)
 
     @contextmanager
     def applied(self) -> Iterator[None]:

@@ -1,6 +1,7 @@
 """All processes tell one another a few numbers."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import distributed
@@ -16,7 +17,7 @@ class Exchange:
 
     def __init__(self, world_size: int):
         self.world_size = world_size
-        self._group: distributed.ProcessGroup | None = None  # of all processes
+        self._group: Any = None  # of all processes
 
     def __call__(self, numbers: Sequence[int]) -> list[list[int]]:
         """Return what each process said, by rank, when all have said it. Each says as many numbers."""

@@ -1,6 +1,7 @@
 """What accelerate is told before it prepares the model."""
 
 import os
+from typing import Any
 
 from accelerate import Accelerator
 from accelerate.utils import DynamoBackend
@@ -26,4 +27,5 @@ def settle_launch(model: nn.Module, options: DinoDetrTrainingArguments, accelera
         )
     if options.torch_compile:  # the layers, not, as accelerate would, everything down to the matcher
         compile_layers(model, backend=options.torch_compile_backend, mode=options.torch_compile_mode)
-        accelerator.state.dynamo_plugin.backend = DynamoBackend.NO
+        plugin: Any = accelerator.state.dynamo_plugin
+        plugin.backend = DynamoBackend.NO

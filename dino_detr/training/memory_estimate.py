@@ -6,6 +6,7 @@ import os
 import psutil
 from torch import nn
 
+from ..modeling_dino_detr import DinoDetrForObjectDetection
 from .options import DinoDetrTrainingArguments
 
 ERROR = 0.3  # of an estimate, either way; the measured ones were at most a tenth off
@@ -25,7 +26,9 @@ _OF_PATCH = 0.5  # of each of its features, the backbone frozen or not
 _IN_EVALUATION = 15  # of each feature of a token, where nothing is kept
 
 
-def estimate_memory(options: DinoDetrTrainingArguments, model: nn.Module, size: tuple[int, int]) -> float:
+def estimate_memory(
+    options: DinoDetrTrainingArguments, model: DinoDetrForObjectDetection, size: tuple[int, int]
+) -> float:
     """
     Return the bytes that this process, on a GPU the device, will hold at most, data workers included.
 
@@ -57,7 +60,9 @@ def estimate_memory(options: DinoDetrTrainingArguments, model: nn.Module, size: 
     return held + max(step, evaluation)
 
 
-def activations_of_image(options: DinoDetrTrainingArguments, model: nn.Module, size: tuple[int, int]) -> float:
+def activations_of_image(
+    options: DinoDetrTrainingArguments, model: DinoDetrForObjectDetection, size: tuple[int, int]
+) -> float:
     """Return the bytes that are kept of one image of this size for the backward pass."""
     config, backbone = model.config, model.model.backbone
     tokens, width = _tokens(model, size), config.d_model
@@ -75,12 +80,12 @@ def activations_of_image(options: DinoDetrTrainingArguments, model: nn.Module, s
     return _FLOAT * numbers
 
 
-def _patches(model: nn.Module, size: tuple[int, int]) -> int:
+def _patches(model: DinoDetrForObjectDetection, size: tuple[int, int]) -> int:
     height, width = (math.ceil(side / model.model.backbone.patch_size) for side in size)
     return height * width
 
 
-def _tokens(model: nn.Module, size: tuple[int, int]) -> float:
+def _tokens(model: DinoDetrForObjectDetection, size: tuple[int, int]) -> float:
     """Over all levels of the pyramid: each further level has a quarter of the one before."""
     patches, config = _patches(model, size), model.config
     levels = [patches * factor**2 for factor in config.pyramid_scale_factors]

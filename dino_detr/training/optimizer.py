@@ -1,5 +1,7 @@
 """The recipe's parameter groups and schedule."""
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -33,8 +35,8 @@ def build_optimizer(
     """
     if next(model.parameters()).device.type == "cpu":
         keep_freed_memory()
-    backbone = getattr(model, "model", model).backbone
-    depth_factors = _depth_factors(backbone.model, backbone_layer_decay) if backbone_layer_decay != 1 else {}
+    detector: Any = getattr(model, "model", model)
+    depth_factors = _depth_factors(detector.backbone.model, backbone_layer_decay) if backbone_layer_decay != 1 else {}
     groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for module_name, module in model.named_modules():
         slow = bool({"backbone", "pyramid"} & set(module_name.split(".")))

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 from datasets import Dataset
-from torch import nn
 from transformers.utils import logging
 
+from ..modeling_dino_detr import DinoDetrForObjectDetection
 from ..runs.history import read_mapping
 from ..runs.names import RECIPE_YAML
 from .checks import check_run_length
@@ -21,7 +21,11 @@ logger = logging.get_logger(__name__)
 
 
 def announce(
-    options: DinoDetrTrainingArguments, model: nn.Module, steps: int, train_rows: Dataset, eval_rows: Dataset
+    options: DinoDetrTrainingArguments,
+    model: DinoDetrForObjectDetection,
+    steps: int,
+    train_rows: Dataset,
+    eval_rows: Dataset,
 ) -> None:
     """
     Say in one line what will be done: images, steps, batch, sizes, device, memory.
@@ -85,7 +89,7 @@ def _range(sizes: Iterable[int]) -> str:
     return f"{least}" if least == most else f"{least} to {most}"
 
 
-def _settle_memory(options: DinoDetrTrainingArguments, model: nn.Module, size: tuple[int, int]) -> str:
+def _settle_memory(options: DinoDetrTrainingArguments, model: DinoDetrForObjectDetection, size: tuple[int, int]) -> str:
     """Return what is said of memory, and see that the run has enough."""
     at_hand = memory_at_hand(options.device)
     at_hand = float("inf") if at_hand is None else at_hand
@@ -115,7 +119,7 @@ def _accumulate_as_before(options: DinoDetrTrainingArguments) -> None:
 
 
 def _accumulate(
-    options: DinoDetrTrainingArguments, model: nn.Module, size: tuple[int, int], at_hand: float
+    options: DinoDetrTrainingArguments, model: DinoDetrForObjectDetection, size: tuple[int, int], at_hand: float
 ) -> tuple[float, str]:
     """Make the step's batch of the fewest parts for which there is memory; what a step computes stays the same."""
     whole, before = options.total_batch_size, options.gradient_accumulation_steps

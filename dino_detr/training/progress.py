@@ -83,6 +83,7 @@ class ProgressBar(ProgressCallback):
         self.training_bar.write(f"step {state.global_step}: {line} ({figures.get('seconds', 0):.0f} s)")
 
     def _show_best(self, args: DinoDetrTrainingArguments, state: TrainerState) -> None:
+        assert self.training_bar is not None
         if state.best_metric is not None:
             self.shown[f"best {_best_figure(args)}"] = f"{state.best_metric:.3f}"
         self.training_bar.set_postfix(self.shown, refresh=False)

@@ -31,13 +31,15 @@ def prepare_sharding(model: nn.Module, accelerator: Accelerator) -> None:
     it leaves to other layouts.)
     """
     plugin = accelerator.state.fsdp_plugin
+    assert plugin is not None
     if not plugin.transformer_cls_names_to_wrap:
         names = {type(module).__name__ for module in model.modules() if isinstance(module, GradientCheckpointingLayer)}
         names |= {"Block" for module in model.modules() if type(module).__name__ == "Block"}  # timm's
         plugin.transformer_cls_names_to_wrap = sorted(names)
     plugin.mixed_precision_policy = MixedPrecisionPolicy()
     model.forward = _ending_everywhere(accelerator.autocast()(model.forward))
-    model.get_input_embeddings = lambda: None  # it asks; a detector has none, and transformers raises
+    # it asks; a detector has none, and transformers raises
+    model.get_input_embeddings = lambda: None  # pyright: ignore[reportArgumentType]
 
 
 def _ending_everywhere(forward: Callable[..., Any]) -> Callable[..., Any]:
@@ -68,7 +70,7 @@ def alone(model: nn.Module) -> Iterator[None]:
     Inside this context each process may run forward and backward passes that the others do not run. All enter it, and
     all leave it. A gradient is then the process's own. A model that is not sharded is left as it is.
     """
-    if not is_sharded(model):
+    if not isinstance(model, FSDPModule):
         yield
         return
     model.set_requires_gradient_sync(False)
@@ -87,10 +89,10 @@ def whole_parameters(model: nn.Module) -> Iterator[None]:
     Inside this context every process has all parameters, and its forward passes (without gradient) need no other
     process: each may run as many as it likes. A model that is not sharded is left as it is.
     """
-    shards = [module for module in model.modules() if isinstance(module, FSDPModule)]
-    if not shards:
+    if not isinstance(model, FSDPModule):
         yield
         return
+    shards = [module for module in model.modules() if isinstance(module, FSDPModule)]
     model.set_reshard_after_forward(False)
     for shard in shards:
         shard.unshard()
@@ -99,7 +101,9 @@ def whole_parameters(model: nn.Module) -> Iterator[None]:
     finally:
         for shard in shards:
             shard.reshard()
-        model.set_reshard_after_forward(AcceleratorState().fsdp_plugin.reshard_after_forward)
+        plugin = AcceleratorState().fsdp_plugin
+        assert plugin is not None
+        model.set_reshard_after_forward(plugin.reshard_after_forward)
         model.set_reshard_after_forward(False, recurse=False)  # as FSDP2 leaves the root: its backward comes at once
 
 

@@ -92,10 +92,10 @@ def _new_weights(config: DinoDetrConfig) -> dict[str, torch.Tensor]:
 
 
 def _same_classes(former: DinoDetrConfig, config: DinoDetrConfig) -> bool:
-    nameless = {index: f"LABEL_{index}" for index in range(config.num_labels)}
+    nameless = {index: f"LABEL_{index}" for index in config.id2label or {}}
     return former.id2label in (config.id2label, nameless)
 
 
 def _shown(config: DinoDetrConfig) -> str:
-    names = [config.id2label[index] for index in range(config.num_labels)]
+    names = [name for _, name in sorted((config.id2label or {}).items())]
     return ", ".join(names[:5]) + (f", ... ({len(names)})" if len(names) > 5 else "")

@@ -66,6 +66,7 @@ class Step:
         except NonFinitePredictions:
             self.losses.append(torch.tensor(torch.nan, device=device))
             return None
+        assert outputs.loss is not None
         self.losses.append(outputs.loss.detach())
         return outputs
 
@@ -94,7 +95,7 @@ class Step:
 
 def to_model_inputs(batch: dict[str, Any], processor: DinoDetrImageProcessor, device: torch.device) -> dict[str, Any]:
     """Return a batch of `collate` on the device, with `pixel_values` and `pixel_mask` made there of its `images`."""
-    others = send_to_device(batch, device)
+    others: Any = send_to_device(batch, device)
     images = others.pop("images")
     sizes = torch.stack([label["size"] for label in others["labels"]])
     return {**processor.normalize_padded(images, sizes), **others}

@@ -138,14 +138,14 @@ class DetectionTrainer(Trainer):
             self.finite_check.check_predictions(self.step, outputs is not None, self.model, self.optimizer)
         if outputs is None:
             return spoiled_loss(model, inputs)  # the run ends before the optimiser's step
-        self.interval.add(outputs.loss_dict)
+        self.interval.add(outputs.loss_dict or {})
         return (outputs.loss, outputs) if return_outputs else outputs.loss
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Tensor | float | None = None) -> Tensor | float:
         """Return the norm of the gradient, and end the run before the optimiser's step if it is not finite."""
-        grad_norm = super()._get_grad_norm(model, grad_norm=grad_norm)
-        self.finite_check.check(self.step, grad_norm, self.model, self.optimizer)
-        return grad_norm
+        norm: Any = super()._get_grad_norm(model, grad_norm=grad_norm)
+        self.finite_check.check(self.step, norm, self.model, self.optimizer)
+        return norm
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add to each training line the mean loss terms, seconds per step, share of waiting for data, peak memory."""
@@ -232,7 +232,7 @@ class DetectionTrainer(Trainer):
         """Write the Trainer's own state into a checkpoint."""
         save_trainer_state(checkpoint, self.state, [*self.callback_handler.callbacks, self.control])
 
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         load_model(Path(resume_from_checkpoint), self.model if model is None else model)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:

@@ -62,7 +62,7 @@ class Uploads:
         """Upload the best checkpoint, if it is new; while another is under way, that waits for the next checkpoint."""
         step, best = state.best_global_step, state.best_model_checkpoint
         busy = self._queue.unfinished_tasks > 0 and not self.options.hub_always_push
-        if self.options.hub_strategy == HubStrategy.END or not best or step == self._step or busy:
+        if self.options.hub_strategy == HubStrategy.END or not best or step is None or step == self._step or busy:
             return
         try:
             staged = self._stage(Path(best), step)

@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import TrainerState
@@ -81,9 +82,10 @@ def save_trainer_state(folder: Path, state: TrainerState, parts: Iterable[object
     Args:
         parts: callbacks and control; the state of those that have one is noted too.
     """
+    notes: Any = state.stateful_callbacks
     for part in parts:
         if isinstance(part, ExportableState):
-            state.stateful_callbacks[type(part).__name__] = part.state()
+            notes[type(part).__name__] = part.state()
     path = folder / TRAINER_STATE_JSON
     state.save_to_json(str(partial_path(path)))
     partial_path(path).replace(path)

@@ -183,5 +183,5 @@ def _in_order(items: dict[str, Any]) -> list[Any]:
 
 def _batch_from_tensors(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
     seeds = batch["noise_seeds"].tolist()
-    batch = send_to_device(batch, device)
-    return {**batch, "noise_seeds": seeds, "labels": _in_order(batch["labels"])}
+    tensors: Any = send_to_device(batch, device)
+    return {**tensors, "noise_seeds": seeds, "labels": _in_order(tensors["labels"])}

@@ -139,4 +139,4 @@ def spoiled_loss(model: nn.Module, batch: dict[str, Any]) -> Tensor:
     if isinstance(model, DistributedDataParallel):
         model.broadcast_buffers = False  # was done in the pass that ended
         model(batch["pixel_values"])  # it reduces gradients only after a forward pass
-    return math.nan * sum(p.sum() for p in model.parameters() if p.requires_grad)
+    return math.nan * sum((p.sum() for p in model.parameters() if p.requires_grad), torch.zeros(()))

@@ -120,6 +120,7 @@ class _Trace:
             for suffix, finite in zip(suffixes, error.finite_boxes):
                 terms += [] if finite else ["loss_bbox" + suffix, "loss_giou" + suffix]
             return terms
+        assert outputs.loss is not None and outputs.loss_dict is not None
         if self.finding is None and precision != "fp16":
             (outputs.loss / len(step.batches)).backward()
             self._look_at_gradients()
