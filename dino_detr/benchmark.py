@@ -28,7 +28,7 @@ from .modeling_dino_detr import DinoDetrForObjectDetection
 from .training import build_optimizer
 from .training.compilation import compile_layers
 from .training.memory import peak_memory_mib
-from .training.step import Step
+from .training.step import count_step, plan_step
 
 # DINOv2's own shapes
 BACKBONES = {
@@ -201,9 +201,8 @@ def _make_batch(row: Row, device: torch.device, num_labels: int) -> dict:
 def _train_step(accelerator: Accelerator, model: Any, optimizer: torch.optim.Optimizer, batch: dict, step: int) -> None:
     batch_size = len(batch["labels"])
     batch = batch | {"noise_seeds": [step * batch_size + index for index in range(batch_size)]}
-    boxes = [BOXES_PER_IMAGE * batch_size, min(BOXES_PER_IMAGE, model.config.num_denoising) * batch_size]
-    normalisers = torch.tensor(boxes, dtype=torch.float32)
-    outputs = Step(step, None, [batch], BOXES_PER_IMAGE, normalisers).forward(model, model.config, batch)
+    counts = count_step([batch], model.config.num_denoising, stop=0, unreadable=0)
+    outputs = plan_step(step, None, [batch], [counts]).forward(model, model.config, batch)
     accelerator.backward(outputs.loss)
     accelerator.clip_grad_norm_(model.parameters(), MAX_GRAD_NORM)
     optimizer.step()

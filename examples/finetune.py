@@ -10,6 +10,7 @@ The first argument is any data set of docs/guides/data.md, the second the run fo
 import sys
 from pathlib import Path
 
+from dino_detr.data import class_names
 from dino_detr.training import parse_options, prepare, train
 
 RECIPE = Path(__file__).parent.parent / "recipes" / "finetune.yaml"
@@ -22,7 +23,7 @@ def main(dataset: str, output_dir: str, *others: str) -> None:
     trainer = prepare(options)
     trained = sum(parameter.numel() for parameter in trainer.model.parameters() if parameter.requires_grad)
     print(f"{len(trainer.train_dataset)} images to train on, {len(trainer.eval_dataset)} to evaluate on")
-    print(f"classes: {', '.join(trainer.model.config.id2label.values())}; {trained:,} parameters to train")
+    print(f"classes: {', '.join(class_names(trainer.eval_dataset))}; {trained:,} parameters to train")
 
     figures = train(trainer)  # the best weights, curves, report and card are in output_dir now
     print(f"AP {figures['AP']:.3f}, AP50 {figures['AP50']:.3f}; of each class:")

@@ -5,9 +5,9 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from helpers.coco_by_hand import CATEGORY_IDS, FIGURES, as_batch, assert_equal, make_data, pycocotools_figures
+from helpers.coco_by_hand import CATEGORY_IDS, as_batch, assert_equal, make_data, pycocotools_figures
 
-from dino_detr.evaluation import CocoDetectionMetric, format_table, score_results, to_coco_results
+from dino_detr.evaluation import CocoDetectionMetric, score_results, to_coco_results
 
 
 def metric_figures(annotations, results, batch_size=7):
@@ -137,14 +137,3 @@ def test_what_is_held_of_an_image_stays_below_10_kb():
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak / num_images < 10_000
-
-
-def test_table_shows_every_figure_and_class():
-    annotations, results = make_data(seed=7)
-    figures = score_results(results, annotations)
-    table = format_table(figures)
-    for value in [figures[name] for name in FIGURES] + [
-        value for c in figures["per_class"].values() for value in c.values() if value >= 0
-    ]:
-        assert f"{value:.3f}" in table
-    assert table.splitlines()[-1].split() == ["class", "90", *"------"]

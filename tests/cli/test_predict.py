@@ -1,4 +1,4 @@
-"""Nothing the user made is overwritten by a verb, and a place that cannot be written is found before the work."""
+"""`predict` finds every image once, draws it once, and overwrites nothing but its own."""
 
 import json
 import shutil
@@ -8,99 +8,8 @@ from pathlib import Path
 
 import pytest
 from helpers.launching import ENVIRONMENT
-from helpers.tiny import tiny_detector
-from PIL import Image
 
-from dino_detr import DinoDetrImageProcessor
 from dino_detr.cli import main
-from dino_detr.inference import name_pictures
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("checkpoint")
-    tiny_detector().save_pretrained(folder)
-    DinoDetrImageProcessor(size={"shortest_edge": 64, "longest_edge": 96}).save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture
-def photos(tmp_path) -> Path:
-    """Folders in folders, one name three times over, and a file that is no image."""
-    for number, name in enumerate(("x.jpg", "x.png", "x_1.jpg", "inside/X.jpg", "inside/deeper/y.webp")):
-        path = tmp_path / "photos" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (90, 60), (40 * number, 90, 200)).save(path)
-    (tmp_path / "photos" / "broken.jpg").write_bytes(b"this is no image")
-    (tmp_path / "photos" / "notes.txt").write_text("nor is this")
-    return tmp_path / "photos"
-
-
-HISTORY = "Step,bbox/AP\n" + "".join(f"{step},{50 - 40 / step}\n" for step in range(1, 12))
-WRITERS = {
-    "evaluate --output": ["evaluate", "results.json", "--dataset", "annotations.json", "--output"],
-    "evaluate --predictions": ["evaluate", "CHECKPOINT", "--dataset", "digits", "--predictions"],
-    "evaluate --report": ["evaluate", "results.json", "--dataset", "annotations.json", "--report"],
-    "predict --output": ["predict", "CHECKPOINT", "photo.png", "--output"],
-    "forecast --plot": ["forecast", "history.csv", "--plot"],
-    "forecast --output": ["forecast", "history.csv", "--output"],
-    "check-data --output": ["check-data", "digits", "--show", "2", "--output"],
-    "convert --output": ["convert", "weights.pth", "--reference-config", "config.json", "--output"],
-    "import-data --output": ["import-data", "yolo", "somewhere", "--output"],
-    "benchmark --output": ["benchmark", "--output"],
-    "compare --plot": ["compare", "one", "two", "--plot"],
-    "compare --output": ["compare", "one", "two", "--plot", "new.png", "--output"],
-}
-
-
-@pytest.fixture
-def no_work(monkeypatch):
-    """Fails a test in which a verb starts its work."""
-
-    def work(*_, **__):
-        pytest.fail("the work has begun")
-
-    for name in (
-        "dino_detr.inference.Detector.__init__", "dino_detr.evaluation.coco.results.clean_results",
-        "dino_detr.evaluation.forecast.forecast_ap", "dino_detr.data.check.check_split",
-        "dino_detr.hub.load_reference_checkpoint", "dino_detr.data.importing.import_data",
-        "dino_detr.benchmark.run_benchmark", "dino_detr.evaluation.comparison.read_runs",
-    ):  # fmt: skip
-        monkeypatch.setattr(name, work)
-
-
-@pytest.mark.parametrize("writer", [writer for writer in WRITERS if "benchmark" not in writer])  # see test_benchmark.py
-def test_what_is_there_is_never_overwritten(writer, checkpoint, no_work, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    Path("annotations.json").write_text(json.dumps({"images": [], "annotations": [], "categories": []}))
-    Path("results.json").write_text("[]")
-    Path("history.csv").write_text(HISTORY)
-    Image.new("RGB", (9, 9)).save("photo.png")
-    (tmp_path / "taken").mkdir()
-    for name in ("detections.json", "config.json"):
-        (tmp_path / "taken" / name).write_text("mine")
-    folder = writer.split()[0] in ("predict", "convert", "import-data") or "report" in writer
-    taken = "taken" if folder else "annotations.json"
-    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    with pytest.raises(SystemExit, match=taken):
-        main([part.replace("CHECKPOINT", str(checkpoint)) for part in [*WRITERS[writer], taken]])
-    assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-
-
-@pytest.mark.parametrize("writer", WRITERS)
-def test_a_place_that_cannot_be_written_is_found_before_the_work(writer, checkpoint, no_work, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    Path("file").write_text("mine")
-    Image.new("RGB", (9, 9)).save("photo.png")
-    with pytest.raises(SystemExit, match="cannot write to"):
-        main([part.replace("CHECKPOINT", str(checkpoint)) for part in [*WRITERS[writer], "file/new"]])
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "photo.png"]
-
-
-def test_two_outputs_are_two_files(tmp_path):
-    same = [str(tmp_path / "same.json"), str(tmp_path / "x" / ".." / "same.json")]
-    with pytest.raises(SystemExit, match="--plot and --output are both"):
-        main(["forecast", "history.csv", "--plot", same[0], "--output", same[1]])
 
 
 def test_every_image_has_a_picture_of_its_own(checkpoint, photos, tmp_path, capsys):
@@ -115,19 +24,6 @@ def test_every_image_has_a_picture_of_its_own(checkpoint, photos, tmp_path, caps
     assert broken["image"].endswith("broken.jpg") and broken["picture"] is None
     printed = capsys.readouterr()
     assert "broken.jpg: cannot be read" in printed.err and "1 of 6 images could not be read" in printed.err
-
-
-@pytest.mark.parametrize("seed", range(20))
-def test_names_of_pictures_never_meet(seed):
-    import random
-
-    draw = random.Random(seed)
-    stems = [draw.choice(["x", "X", "x_1", "x_2", "x_1_1", "y"]) for _ in range(12)]
-    taken = {"x.jpg", "Y.JPG"} if seed % 2 else set()
-    names = name_pictures(stems, taken)
-    assert len({name.casefold() for name in names}) == len(stems)
-    assert not {name.casefold() for name in names} & {name.casefold() for name in taken}
-    assert all(name.startswith(stem) for name, stem in zip(names, stems))
 
 
 def test_predict_can_be_repeated(checkpoint, photos, tmp_path):
@@ -232,21 +128,3 @@ def test_what_predict_did_not_write_is_not_written_over(content, checkpoint, pho
     with pytest.raises(SystemExit, match=r"detections\.json is not predict's"):
         main(["predict", str(checkpoint), str(photos / "x.jpg"), "--output", str(tmp_path / "out"), "--overwrite"])
     assert (tmp_path / "out" / "detections.json").read_text() == content
-
-
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        (["--output", "link.json"], "link.json exists"),
-        (["--output", "report/report.html", "--report", "report"], "--output and --report are both"),
-        (["--output", "report/report.json", "--report", "report"], "--output and --report are both"),
-        (["--batch_size", "0"], "--batch_size 0: at least 1"),
-        (["--num_workers", "-1"], "--num_workers -1: at least 0"),
-    ],
-)
-def test_what_evaluate_cannot_do_is_said_before_its_work(arguments, said, no_work, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    Path("link.json").symlink_to(tmp_path / "nowhere.json")
-    Path("results.json").write_text("[]")
-    with pytest.raises(SystemExit, match=said):
-        main(["evaluate", "results.json", "--dataset", "annotations.json", *arguments])

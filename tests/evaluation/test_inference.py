@@ -1,7 +1,9 @@
 """Promise 16: `predict` and `evaluate` over the validation images find what the trainer's evaluation found."""
 
 import json
+import sys
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from torchvision.ops import box_iou
 
-from dino_detr import DinoDetrImageProcessor
+from dino_detr import DinoDetrImageProcessor, inference
 from dino_detr.cli import main
 from dino_detr.training import parse_options, prepare
 
@@ -140,3 +142,34 @@ def test_duplicates_can_be_left_out(checkpoint, data, tmp_path):
     main(["evaluate", str(checkpoint), "--dataset", str(data), "--predictions", str(tmp_path / "r.json"), *options])
     counts = Counter(row["image_id"] for row in json.loads((tmp_path / "r.json").read_text()))
     assert [counts[50 - number] for number in range(6)] == [len(entry["detections"]) for entry in suppressed]
+
+
+def test_predict_is_called_from_python(checkpoint, data, tmp_path, capsys):
+    """With the verb's results, which it returns too, and each image opened once."""
+    said = predict(checkpoint, data / "val", tmp_path / "verb", "--threshold", "0.1")
+    opened, watching = Counter(), True
+
+    def watch(event, arguments):
+        if watching and event == "open" and str(arguments[0]).startswith(str(data / "val")):
+            opened[Path(arguments[0]).name] += 1
+
+    sys.addaudithook(watch)
+    returned = inference.predict(checkpoint, [data / "val"], tmp_path / "python", threshold=0.1)
+    watching = False
+    assert returned == said == json.loads((tmp_path / "python" / "detections.json").read_text())
+    assert opened == {f"{number}.png": 1 for number in range(len(SIZES))}
+    with pytest.raises(FileExistsError, match="choose another"):
+        inference.predict(checkpoint, [data / "val"], tmp_path / "python")
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_names_of_pictures_never_meet(seed):
+    import random
+
+    draw = random.Random(seed)
+    stems = [draw.choice(["x", "X", "x_1", "x_2", "x_1_1", "y"]) for _ in range(12)]
+    taken = {"x.jpg", "Y.JPG"} if seed % 2 else set()
+    names = inference.name_pictures(stems, taken)
+    assert len({name.casefold() for name in names}) == len(stems)
+    assert not {name.casefold() for name in names} & {name.casefold() for name in taken}
+    assert all(name.startswith(stem) for name, stem in zip(names, stems))
