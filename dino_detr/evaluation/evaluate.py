@@ -13,6 +13,7 @@ from ..data import category_ids, class_names
 from ..data.rows import values_of_objects
 from ..image_processing_dino_detr import DinoDetrImageProcessor
 from .coco.metric import CocoDetectionMetric
+from .coco.table import format_figure, format_table
 from .detections import detect, references
 from .diagnosis import UNEXPLAINED_AP50, Diagnosis, LearningRate, diagnose
 
@@ -30,7 +31,7 @@ class EvaluationStopped(Exception):
         self.reason = reason
 
 
-@dataclass
+@dataclass(repr=False)
 class Evaluation:
     """
     The detections of a model on a data set, and how good they are.
@@ -47,6 +48,13 @@ class Evaluation:
     rows: Dataset | None
     detections: list[dict]
     truth: list[dict]
+
+    def __repr__(self) -> str:
+        ap, ap50 = (format_figure(self.figures[name]) for name in ("AP", "AP50"))
+        return f"Evaluation(AP {ap}, AP50 {ap50}, {len(self.truth):,} images)"
+
+    def __str__(self) -> str:
+        return format_table(self.figures)
 
     @property
     def is_unexplained(self) -> bool:

@@ -84,6 +84,11 @@ class DetectionTrainer(Trainer):
         for callback in filter(None, (FindBest(), self.average, self.early_stopping, self.preemption)):
             self.add_callback(callback)
 
+    def __repr__(self) -> str:
+        train, val = (len(rows) for rows in (self.train_dataset, self.eval_dataset))  # pyright: ignore[reportArgumentType]
+        images = f"{train:,} images to train on, {val:,} to evaluate on"
+        return f"DetectionTrainer({images}, {len(self.model.config.id2label)} classes, run folder {self.folder})"
+
     def _get_train_sampler(self, train_dataset: Any = None) -> SizeGroupedSampler:
         return SizeGroupedSampler(train_dataset or self.train_dataset, self.args.total_batch_size)
 
@@ -108,12 +113,8 @@ class DetectionTrainer(Trainer):
 
     def create_scheduler(self, num_training_steps: int, optimizer: Optimizer | None = None) -> Any:
         if self.lr_scheduler is None and self.args.lr_decay_steps:
-            self.lr_scheduler = build_step_schedule(
-                optimizer or self.optimizer,
-                num_training_steps,
-                self.args.lr_decay_steps,
-                self.args.get_warmup_steps(num_training_steps),
-            )
+            drops, warmup = self.args.lr_decay_steps, self.args.get_warmup_steps(num_training_steps)
+            self.lr_scheduler = build_step_schedule(optimizer or self.optimizer, num_training_steps, drops, warmup)
             self._created_lr_scheduler = True
         return super().create_scheduler(num_training_steps, optimizer)
 
