@@ -69,24 +69,24 @@ def largest_size(rows: Dataset, options: DinoDetrTrainingArguments) -> tuple[int
 
 def _describe_length(options: DinoDetrTrainingArguments, steps: int, num_images: int) -> str:
     epochs = steps * options.total_batch_size / num_images
-    told = f"{steps:,} steps ({epochs:.3g} epochs)"
+    sentence = f"{steps:,} steps ({epochs:.3g} epochs)"
     if options.steps_chosen:
-        told += ", chosen by the number of images: --max_steps or --num_train_epochs says otherwise"
-    return told
+        sentence += ", chosen by the number of images: --max_steps or --num_train_epochs says otherwise"
+    return sentence
 
 
 def _describe_batch(options: DinoDetrTrainingArguments) -> str:
     at_once, processes = options.per_device_train_batch_size, options.world_size
-    told = f"{options.total_batch_size} images a step"
+    sentence = f"{options.total_batch_size} images a step"
     factors = [(at_once, "at a time"), (options.gradient_accumulation_steps, "times"), (processes, "processes")]
     if options.gradient_accumulation_steps > 1 or processes > 1:
-        told += f" ({', '.join(f'{count} {name}' for count, name in factors if count > 1 or name == 'at a time')})"
-    return told
+        sentence += f" ({', '.join(f'{count} {name}' for count, name in factors if count > 1 or name == 'at a time')})"
+    return sentence
 
 
 def _range(sizes: Iterable[int]) -> str:
-    least, most = min(sizes), max(sizes)
-    return f"{least}" if least == most else f"{least} to {most}"
+    smallest, largest = min(sizes), max(sizes)
+    return f"{smallest}" if smallest == largest else f"{smallest} to {largest}"
 
 
 def _settle_memory(options: DinoDetrTrainingArguments, model: DinoDetrForObjectDetection, size: tuple[int, int]) -> str:
@@ -100,12 +100,12 @@ def _settle_memory(options: DinoDetrTrainingArguments, model: DinoDetrForObjectD
     note = ""
     if free and expected > at_hand and options.per_device_train_batch_size > 1:
         expected, note = _accumulate(options, model, size, at_hand)
-    told = f"memory: about {_gib(expected)} expected, {_gib(at_hand)} at hand{note}"
+    sentence = f"memory: about {_gib(expected)} expected, {_gib(at_hand)} at hand{note}"
     if expected * (1 - ERROR) > at_hand:
-        raise ValueError(f"not enough {told}; {what_takes_less(options)}")
+        raise ValueError(f"not enough {sentence}; {what_takes_less(options)}")
     if expected > at_hand and options.process_index == 0:
         logger.warning(f"This may need more memory than there is; if so, {what_takes_less(options)}")
-    return told
+    return sentence
 
 
 def _accumulate_as_before(options: DinoDetrTrainingArguments) -> None:

@@ -53,7 +53,7 @@ class FiniteCheck:
         if not self.options.fp16:  # there the scaler skips steps whose gradients overflow
             numbers.append(torch.as_tensor(gradient_norm, device=numbers[0].device))
         bad = not torch.stack(numbers).isfinite().all().item()  # the step's one wait for the device
-        if any(self._say(bad)):
+        if any(self._ask_all(bad)):
             raise NonFinite(self._explain(step, float(gradient_norm), model, optimizer))
 
     def check_predictions(
@@ -65,7 +65,7 @@ class FiniteCheck:
         Raises:
             NonFinite: on every process if the predictions of any are not finite.
         """
-        if not all(self._say(finite)):
+        if not all(self._ask_all(finite)):
             raise NonFinite(self._explain(step, math.nan, model, optimizer))
 
     def _explain(
@@ -78,13 +78,13 @@ class FiniteCheck:
             report |= asdict(finding) if finding else {}
         except Exception as fault:  # whatever it is must not hide why the run stopped
             report["how"] = f"unknown, because the step could not be run again: {fault!r}"
-        found = self._say("how" in report)  # gradients are averaged: those of one process spoil those of all
+        found = self._ask_all("how" in report)  # gradients are averaged: those of one process spoil those of all
         if found[report["process"]] or (report["process"] == 0 and not any(found)):
             message = self._dump(step, report, model, weights)
         else:
             culprits = ", ".join(str(process) for process, own in enumerate(found) if own) or "0"
             message = f"process {report['process']} stopped too: what is not finite is described by process {culprits}"
-        self._say(True)  # launchers end the others when the first is gone
+        self._ask_all(True)  # launchers end the others when the first is gone
         return message
 
     def _dump(
@@ -124,8 +124,8 @@ class FiniteCheck:
             "versions": {"dino-detr": __version__} | {name: version(name) for name in ("torch", "transformers")},
         }
 
-    def _say(self, own: bool) -> list[bool]:
-        """Return what each process says, on all of them, when all have said it."""
+    def _ask_all(self, own: bool) -> list[bool]:
+        """Return what every process found, by rank, when all have said it."""
         return [bool(said) for (said,) in self.exchange([int(own)])]
 
 
