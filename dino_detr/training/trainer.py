@@ -86,8 +86,7 @@ class DetectionTrainer(Trainer):
 
     def __repr__(self) -> str:
         train, val = (len(rows) for rows in (self.train_dataset, self.eval_dataset))  # pyright: ignore[reportArgumentType]
-        images = f"{train:,} images to train on, {val:,} to evaluate on"
-        return f"DetectionTrainer({images}, {len(self.model.config.id2label)} classes, run folder {self.folder})"
+        return f"DetectionTrainer({train:,} images to train on, {val:,} to evaluate on, run folder {self.folder})"
 
     def _get_train_sampler(self, train_dataset: Any = None) -> SizeGroupedSampler:
         return SizeGroupedSampler(train_dataset or self.train_dataset, self.args.total_batch_size)
