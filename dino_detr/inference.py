@@ -11,9 +11,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
-from transformers import AutoImageProcessor, AutoModelForObjectDetection, PreTrainedConfig
+from transformers import AutoImageProcessor, AutoModelForObjectDetection
 from transformers.image_utils import ChannelDimension
 
+from .configuration_dino_detr import DinoDetrConfig
 from .data.decoding import describe_fault
 from .data.image_sources import ImageSource, find_images
 from .evaluation import draw_detections, to_coco_results
@@ -213,7 +214,7 @@ def _draw(
     pixels: Tensor,
     detections: dict[str, Tensor],
     threshold: float,
-    config: PreTrainedConfig,
+    config: DinoDetrConfig,
     picture: Path,
 ) -> dict:
     """Save the picture of an image, print a line about it, and return its entry of `detections.json`."""

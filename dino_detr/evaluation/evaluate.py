@@ -105,14 +105,14 @@ def evaluate(
         detections = _collect(found, nullcontext() if context is None else context, stop)
     finally:
         model.train(was_training)
-    parts = [(stop(), detections)]
+    parts: list = [(stop(), detections)]
     if processes > 1:
         parts = [None] * processes
         distributed.all_gather_object(parts, (stop(), detections))
     reasons, detections = zip(*parts)
     if any(reasons):
         raise EvaluationStopped(max(reasons))
-    result = [None]
+    result: list = [None]
     if rank == 0:
         detections = [detection for part in detections for detection in part]
         truth = references(rows, detections)

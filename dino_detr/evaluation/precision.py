@@ -4,7 +4,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import torch
-from transformers.utils import cached_file
+from transformers.utils.hub import cached_file
 
 from ..runs.history import read_mapping
 from ..runs.names import RECIPE_YAML
@@ -30,7 +30,7 @@ def _find_recipe(checkpoint: str | Path) -> Path | None:
     """Look into the folder itself and, of `checkpoint-<step>` and `checkpoint-<step>/ema`, that of the run."""
     if not Path(checkpoint).is_dir():
         try:
-            return Path(cached_file(str(checkpoint), RECIPE_YAML))
+            return Path(str(cached_file(str(checkpoint), RECIPE_YAML)))
         except OSError:  # the repository has none, or cannot be reached
             return None
     folder = Path(checkpoint).resolve()

@@ -53,7 +53,7 @@ def score_cleaned(results: list[dict], annotations: dict, scorer: str = "numpy")
     def column(rows: list[dict], field: str, *shape: int) -> np.ndarray:
         return np.array([row[field] for row in rows], dtype="f8").reshape(len(rows), *shape)
 
-    def places(rows: list[dict]) -> dict[str, np.ndarray]:
+    def places(rows: list[dict]) -> dict[str, Any]:
         return {
             "images": np.array([images[row["image_id"]] for row in rows], dtype="i8"),
             "labels": np.array([labels[row["category_id"]] for row in rows], dtype="i8"),
@@ -112,7 +112,7 @@ def images_of_results(results: list[dict], annotations: dict) -> tuple[list[dict
         are text have the numbers that they have in rows.
     """
     images, categories = (number_ids(e["id"] for e in annotations[name]) for name in ("images", "categories"))
-    labels = {id_: label for label, id_ in enumerate(sorted(categories, key=categories.get))}
+    labels = {id_: label for label, id_ in enumerate(sorted(categories, key=lambda id_: categories[id_]))}
     found, wanted = defaultdict(list), {number: [] for number in images.values()}
     for row in results:
         found[images[row["image_id"]]].append(row)
@@ -193,14 +193,14 @@ class _Finder:
         # the numbers that training gives to ids that are text, and writes to results files
         self._by_number = {number: id_ for id_, number in number_ids(self._ids).items()}
 
-    def find(self, value: object) -> int | str | None:
+    def find(self, value: Any) -> int | str | None:
         value = value.strip() if isinstance(value, str) else plain_id(value)
         if type(value) in (int, str) and value in self._ids:
             return value
         return self._by_number.get(read_whole(value))
 
 
-def _read_row(row: object, number: int, finders: dict[str, _Finder]) -> dict:
+def _read_row(row: Any, number: int, finders: dict[str, _Finder]) -> dict:
     """Return a row with numbers as numbers; the row itself where they are."""
     missing = _ROW - (row.keys() if isinstance(row, dict) else set())
     if missing:
