@@ -3,7 +3,6 @@
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
-from typing import Any
 
 from datasets import Dataset
 from torch import distributed
@@ -115,14 +114,14 @@ def evaluate(
         detections = _collect(found, nullcontext() if context is None else context, stop)
     finally:
         model.train(was_training)
-    parts: list[Any] = [(stop(), detections)]
+    parts: list = [(stop(), detections)]
     if processes > 1:
         parts = [None] * processes
         distributed.all_gather_object(parts, (stop(), detections))
     reasons, detections = zip(*parts)
     if any(reasons):
         raise EvaluationStopped(max(reasons))
-    result: list[Any] = [None]
+    result: list = [None]
     if rank == 0:
         detections = [detection for part in detections for detection in part]
         truth = references(rows, detections)

@@ -4,7 +4,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import torch
-from transformers.utils import cached_file  # pyright: ignore[reportPrivateImportUsage]
+from transformers.utils.hub import cached_file
 
 from ..runs.history import read_mapping
 from ..runs.names import RECIPE_YAML

@@ -53,7 +53,7 @@ def score_cleaned(results: list[dict], annotations: dict, scorer: str = "numpy")
     def column(rows: list[dict], field: str, *shape: int) -> np.ndarray:
         return np.array([row[field] for row in rows], dtype="f8").reshape(len(rows), *shape)
 
-    def places(rows: list[dict]) -> dict[str, np.ndarray]:
+    def places(rows: list[dict]) -> dict[str, Any]:
         return {
             "images": np.array([images[row["image_id"]] for row in rows], dtype="i8"),
             "labels": np.array([labels[row["category_id"]] for row in rows], dtype="i8"),

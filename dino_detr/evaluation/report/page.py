@@ -1,7 +1,5 @@
 """The page of a report: HTML that needs nothing but the files beside it."""
 
-from typing import Any
-
 import numpy as np
 from jinja2 import Environment, PackageLoader
 
@@ -41,7 +39,7 @@ def build_page(report: dict, matches: list[ImageMatches]) -> str:
     name = report["evaluated"].get("checkpoint") or report["evaluated"]["results"]
     classes = report["per_class"]
     environment = Environment(
-        loader=PackageLoader(__name__.rpartition(".")[0], ""), autoescape=True, trim_blocks=True, lstrip_blocks=True
+        loader=PackageLoader("dino_detr.evaluation.report", ""), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {"figure": format_figure, "thousands": "{:,}".format}
     return environment.get_template("report.html.j2").render(
@@ -99,7 +97,7 @@ def _box(box: np.ndarray, verdict: str, text: str, tooltip: str, width: int, hei
     """
     x1, y1, x2, y2 = box
     corners = (x1, y1, x2 - x1, y2 - y1)
-    drawn: dict[str, Any] = dict(zip(("x", "y", "width", "height"), (f"{value:.1f}" for value in corners)))
+    drawn: dict = dict(zip(("x", "y", "width", "height"), (f"{value:.1f}" for value in corners)))
     drawn |= {"verdict": verdict, "tooltip": tooltip, "label": None}
     if labelled or verdict not in ("right", "crowd"):
         size = _font_size(width, height)
