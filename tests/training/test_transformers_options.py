@@ -64,11 +64,11 @@ ELSEWHERE = {
     "ddp_find_unused_parameters": "test_training.py",
     "fp16": "test_precision.py",
     "gradient_checkpointing": "test_precision.py",
-    "hub_always_push": "test_hub.py",
-    "hub_model_id": "test_hub.py",
-    "hub_private_repo": "test_hub.py",
-    "hub_strategy": "test_hub.py",
-    "push_to_hub": "test_hub.py",
+    "hub_always_push": "test_uploads.py",
+    "hub_model_id": "test_uploads.py",
+    "hub_private_repo": "test_uploads.py",
+    "hub_strategy": "test_uploads.py",
+    "push_to_hub": "test_uploads.py",
     "report_to": "test_training.py",
     "resume_from_checkpoint": "test_nothing_lost.py",
     "torch_compile": "test_compilation.py",
@@ -107,8 +107,6 @@ PASSED_THROUGH = {
     "trackio_static_space_id": "the tracker's",
     "use_cpu": "which device is taken; only one is here",
 }
-
-
 TESTS = Path(__file__).parent.parent
 
 
