@@ -135,7 +135,7 @@ def test_collate(samples):
     """A batch is padded, and its boxes, scaled back by hand, are the samples'; one of its images has no box."""
     batch_samples = [samples[i] for i in range(3)]
     batch = collate(batch_samples)
-    for sample, pixels, labels in zip(batch_samples, batch["pixel_values"], batch["labels"]):
+    for sample, pixels, labels in zip(batch_samples, batch["images"], batch["labels"]):
         height, width = sample["image"].shape[1:]
         assert labels["size"].tolist() == labels["orig_size"].tolist() == [height, width]
         assert torch.equal(pixels[:, :height, :width], sample["image"])
