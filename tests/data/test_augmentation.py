@@ -1,10 +1,15 @@
 """Augmentation moves boxes as it moves pixels."""
 
+import numpy as np
 import pytest
 import torch
+from helpers.image_folders import PHOTOGRAPHS
+from PIL import Image
 from torchvision import tv_tensors
+from torchvision.transforms.v2.functional import pil_to_tensor
 
 from dino_detr.data.augmentation import Draws, build_augmentation, scale_crop_scale
+from dino_detr.data.decoding import decode_rgb
 
 SIZES, LONGEST = [480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800], 1333
 
@@ -209,3 +214,28 @@ def test_what_cannot_be_is_refused():
         build_augmentation("finetune", SIZES, LONGEST, horizontal_flip=50)
     with pytest.raises(ValueError, match=r"large_scale_jitter has one size.*image_sizes: 800"):
         build_augmentation("large_scale_jitter", SIZES, LONGEST)
+
+
+@pytest.mark.parametrize("sizes", [SIZES, [160, 240, 320]])
+def test_samples_have_pillows_pixels(sizes):
+    """
+    Decoded, flipped, cropped and resized, enlarged or reduced: real photographs, the same draws made of Pillow images.
+
+    Bilinear, on 8-bit values, as the reference (detectron2's transforms call Pillow).
+    """
+    augmentation = build_augmentation("reference", sizes, 1333)
+    means, greatest = [], 0
+    for seed in range(16):
+        file = {"path": str(PHOTOGRAPHS[seed % 2]), "bytes": None}
+        results = []
+        for image in (tv_tensors.Image(decode_rgb(file)), Image.open(file["path"])):
+            torch.manual_seed(seed)
+            boxes = tv_tensors.BoundingBoxes(torch.zeros(1, 4), format="XYXY", canvas_size=(427, 640))
+            results.append(augmentation(image, boxes)[0])
+        fast, plain = results[0].as_subclass(torch.Tensor).int(), pil_to_tensor(results[1]).int()
+        difference = (fast - plain).abs()
+        means.append(difference.float().mean().item())
+        greatest = max(greatest, int(difference.max()))
+    print(f"mean difference from Pillow's {np.mean(means):.4f} levels, worst image {max(means):.4f}, pixel {greatest}")
+    assert max(means) <= 0.1  # of 255; 1 is what is asked for
+    assert greatest <= 4

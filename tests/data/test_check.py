@@ -18,7 +18,7 @@ from PIL import Image
 
 from dino_detr import DinoDetrImageProcessor
 from dino_detr.cli import main
-from dino_detr.data import image_files, load_detection_dataset
+from dino_detr.data import load_detection_dataset
 from dino_detr.data.augmentation import build_augmentation
 from dino_detr.data.check import check_split, summarise
 from dino_detr.data.image_sources import find_images
@@ -172,21 +172,6 @@ def test_an_epoch_trains_and_evaluates(folders, tmp_path):
         main(["train", str(tmp_path / "dirty.yaml"), "--strict", "--output_dir", str(tmp_path / "strict")])
 
 
-def test_files_are_opened_again_when_they_change(folders, tmp_path, monkeypatch):
-    opened, open_ = [], Image.open
-    monkeypatch.setattr(Image, "open", lambda *arguments: opened.append(1) or open_(*arguments))
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    write_clean(tmp_path / "data")
-    checked = [check_split(str(tmp_path / "data"), "train") for _ in range(2)]
-    assert len(opened) == 6
-    assert checked[0].findings == checked[1].findings and checked[0].digests == checked[1].digests
-    (tmp_path / "data" / "train" / "shared.png").write_bytes(b"no longer")
-    report = check_split(str(tmp_path / "data"), "train")
-    assert len(opened) == 7
-    assert [(finding.kind, finding.count) for finding in report.defects] == [("not_an_image", 1)]
-    assert len(report.rows) == 5
-
-
 def test_embedded_images_are_checked_too(folders, monkeypatch):
     """As rows of the Hub have them: bytes, with boxes that no loader has looked at."""
     rows = load_detection_dataset(str(folders[1]), "train")
@@ -203,19 +188,6 @@ def test_embedded_images_are_checked_too(folders, monkeypatch):
     assert examples == {"truncated_file": ("image 4", None), "zero_sized_box": ("image 2", 24)}
     assert report.rows["image_id"] == [1, 2, 3, 5, 6]
     assert report.rows[0]["image"].size == (96, 64)
-
-
-def test_a_cache_that_cannot_be_written_is_announced_once(folders, tmp_path, monkeypatch):
-    (tmp_path / "file").write_text("")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    records, handler = [], logging.Handler()
-    handler.emit = records.append
-    image_files.logger.addHandler(handler)
-    for split in ("train", "train", "val"):
-        assert check_split(str(folders[1]), split).images
-    image_files.logger.removeHandler(handler)
-    (record,) = records
-    assert f"{tmp_path / 'file' / 'dino-detr'} cannot be written to" in record.getMessage()
 
 
 @pytest.fixture

@@ -1,9 +1,7 @@
 """Whatever an image file holds, the check, training, evaluation and prediction make the same of it."""
 
-import errno
 import io
 import json
-import pickle
 import random
 import struct
 import zlib
@@ -11,7 +9,9 @@ import zlib
 import numpy as np
 import pytest
 import torch
-from PIL import Image, TiffImagePlugin
+from helpers.image_folders import PHOTOGRAPHS, defects_of, encode, write_coco
+from PIL import Image, ImageOps, TiffImagePlugin
+from torchvision.transforms.v2.functional import pil_to_tensor
 
 from dino_detr.data import decoding
 from dino_detr.data.augmentation import AUGMENTATIONS, build_augmentation
@@ -23,37 +23,66 @@ from dino_detr.upright import upright_rgb
 GREY = np.linspace(0, 1, 48 * 64, dtype=np.float32).reshape(48, 64)
 
 
-def encode(image, form: str, **options) -> bytes:
-    file = io.BytesIO()
-    image = image if isinstance(image, Image.Image) else Image.fromarray(image)
-    image.save(file, form, **options)
-    return file.getvalue()
-
-
 def in_memory(content: bytes) -> dict:
     return {"path": None, "bytes": content}
 
 
-def write_coco(folder, **files: bytes) -> str:
-    """A COCO folder of images of 64 x 48 pixels, with one box each."""
-    (folder / "train").mkdir(parents=True, exist_ok=True)
-    for name, content in files.items():
-        (folder / "train" / name.replace("_", ".")).write_bytes(content)
-    images = [
-        {"id": number, "file_name": name.replace("_", "."), "width": 64, "height": 48}
-        for number, name in enumerate(files)
-    ]
-    boxes = [
-        {"id": image["id"] + 1, "image_id": image["id"], "category_id": 1, "bbox": [5, 5, 20, 20]} for image in images
-    ]
-    (folder / "annotations").mkdir(exist_ok=True)
-    content = {"images": images, "annotations": boxes, "categories": [{"id": 1, "name": "thing"}]}
-    (folder / "annotations" / "instances_train.json").write_text(json.dumps(content))
-    return str(folder)
+# --- kinds of files
 
 
-def defects_of(source: str) -> dict[str, int]:
-    return {finding.kind: finding.count for finding in check_split(source, "train").defects}
+def sideways() -> Image.Exif:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    return exif
+
+
+def file_kinds() -> dict[str, bytes]:
+    image = Image.open(PHOTOGRAPHS[0]).crop((0, 0, 331, 201))  # no multiple of a JPEG's blocks
+    sixteen_bit = Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 257)
+    return {
+        "jpeg": encode(image, "JPEG", quality=90),
+        "jpeg 4:4:4 progressive": encode(image, "JPEG", subsampling=0, progressive=True),
+        "jpeg RGB": encode(image, "JPEG", keep_rgb=True),
+        "jpeg grey": encode(image.convert("L"), "JPEG"),
+        "jpeg CMYK": encode(image.convert("CMYK"), "JPEG"),
+        "jpeg turned": encode(image, "JPEG", exif=sideways()),
+        "png": encode(image, "PNG"),
+        "png turned": encode(image, "PNG", exif=sideways()),
+        "png palette": encode(image.convert("P"), "PNG"),
+        "png RGBA": encode(image.convert("RGBA"), "PNG"),
+        "png 16-bit": encode(sixteen_bit, "PNG"),
+        "webp": encode(image, "WEBP"),
+    }
+
+
+@pytest.mark.parametrize("kind", file_kinds())
+@pytest.mark.parametrize("decoder", ["torchvision's", "none"])  # it may go from torchvision one day
+def test_every_kind_of_file_is_decoded_as_by_pillow(kind, decoder, tmp_path, monkeypatch):
+    """From a file and from bytes. JPEGs are a level off at most, where libjpegs differ."""
+    if decoder == "none":
+        monkeypatch.setattr("dino_detr.data.decoding.decode_jpeg", None)
+    data = file_kinds()[kind]
+    plain = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
+    if plain.mode == "I;16":
+        plain = Image.fromarray((np.asarray(plain) // 256).astype(np.uint8))
+    expected = pil_to_tensor(plain.convert("RGB")).int()
+    assert expected.shape == ((3, 331, 201) if "turned" in kind else (3, 201, 331))
+    (tmp_path / "image").write_bytes(data)
+    for file in ({"path": str(tmp_path / "image"), "bytes": None}, {"path": "elsewhere.jpg", "bytes": data}):
+        decoded = decode_rgb(file)
+        assert decoded.dtype == torch.uint8 and decoded.shape == expected.shape and decoded.stride(0) == 1
+        assert (decoded.int() - expected).abs().max() <= ("jpeg" in kind)
+
+
+def test_damaged_files_raise_what_pillow_does(tmp_path):
+    data = PHOTOGRAPHS[0].read_bytes()
+    for damaged in (data[: len(data) // 2], data[:2000], data[:20], b""):
+        with pytest.raises(OSError) as expected:
+            Image.open(io.BytesIO(damaged)).load()
+        (tmp_path / "image.jpg").write_bytes(damaged)
+        with pytest.raises(type(expected.value)) as found:
+            decode_rgb({"path": str(tmp_path / "image.jpg"), "bytes": None})
+        assert str(found.value).split("<")[0] == str(expected.value).split("<")[0]
 
 
 # --- EXIF
@@ -240,65 +269,6 @@ def test_a_very_long_image_can_be_trained_on(name, tmp_path):
     sizes = [128] if name == "large_scale_jitter" else [96, 128]
     sample = TrainingSamples(report.rows, build_augmentation(name, sizes, 128), seed=0)[0]
     assert min(sample["image"].shape[1:]) >= 16 and max(sample["image"].shape[1:]) <= 128
-
-
-# --- what is remembered of a check
-
-
-MOMENTS = {
-    "memory": MemoryError(),
-    "too many open files": OSError(errno.EMFILE, "Too many open files"),
-    "the disk": OSError(errno.EIO, "Input/output error"),
-    "permission": PermissionError(errno.EACCES, "Permission denied"),
-    "a decoder that is missing": OSError("decoder jpeg not available"),
-    "a format that is missing": Image.UnidentifiedImageError("cannot identify image file"),
-    "a decoder without memory": OSError("out of memory when reading image file"),
-    "anything": RuntimeError("?"),
-}
-
-
-@pytest.mark.parametrize("where", ["open", "load"])
-@pytest.mark.parametrize("kind", MOMENTS)
-def test_a_moments_failure_is_not_remembered(kind, where, tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    source = write_coco(tmp_path / "coco", a_jpg=encode(Image.new("RGB", (64, 48)), "JPEG"))
-
-    def fail(*arguments, **options):
-        raise MOMENTS[kind]
-
-    with monkeypatch.context() as moment:
-        moment.setattr(*{"open": (Image, "open"), "load": (Image.Image, "load")}[where], fail)
-        if where == "load":
-            moment.setattr("PIL.ImageFile.ImageFile.load", fail)
-        assert sum(defects_of(source).values()) == 1
-    assert not defects_of(source)
-
-
-def test_a_cache_that_is_not_ours_is_ignored(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    source = write_coco(tmp_path / "coco", a_jpg=encode(Image.new("RGB", (64, 48)), "JPEG"))
-    assert not defects_of(source)
-    (cache,) = (tmp_path / "cache" / "dino-detr").iterdir()
-    ours = json.loads(cache.read_text())
-    key, entry = next(iter(ours["images"].items()))
-    for content in (
-        b"", b"\0\xff", b"[" * 100_000, b"[]", b"null", b'{"version": 1, "images": {}}', pickle.dumps(ours),
-        *(json.dumps(ours | {"images": images}).encode() for images in (
-            None, [1], {key: None}, {key: []}, {key: entry | {"size": [0, 48]}}, {key: entry | {"size": ["64", 48]}},
-            {key: entry | {"remarks": [["no such kind", ""]]}}, {key: entry | {"remarks": 3}},
-            {key: {"fault": ["x", "y"]}},
-        )),
-    ):  # fmt: skip
-        cache.write_bytes(content)
-        assert not defects_of(source), content[:80]
-    wrong = json.dumps(ours | {"images": {key: entry | {"size": [1, 1]}}})
-    cache.write_text(wrong)
-    assert "wrong_size" in defects_of(source)  # so this is read
-    cache.write_text(wrong.replace("Pillow ", "Pillow 1."))
-    assert not defects_of(source)
-    cache.write_text(wrong)
-    monkeypatch.setattr("os.getuid", lambda: 12345)  # another user's
-    assert not defects_of(source)
 
 
 # --- fuzz

@@ -11,7 +11,7 @@ from PIL import Image
 
 from dino_detr import DinoDetrImageProcessor
 from dino_detr.data import category_ids, class_names, load_detection_dataset
-from dino_detr.evaluation import CocoDetectionMetric, score_results, to_coco_results
+from dino_detr.evaluation import CocoDetectionMetric, detections, score_results, to_coco_results
 from dino_detr.evaluation.coco.results import clean_results, images_of_results
 from dino_detr.evaluation.detections import detect, references
 
@@ -44,6 +44,25 @@ def test_an_evaluation_batch_has_one_size_and_no_padding():
         assert sum(image.shape == pixels[0].shape and torch.equal(image, pixels[0]) for image in seen) == 1
     for found in detect(model, processor, rows, range(7), batch_size=1):
         assert together[found["image_id"]]["scores"] == pytest.approx(found["scores"], abs=1e-5)
+
+
+def test_an_image_that_cannot_be_read_is_named_and_has_no_detections(tmp_path):
+    for name in ("a.png", "b.png"):
+        Image.new("RGB", (60, 40)).save(tmp_path / name)
+    (tmp_path / "a.png").write_bytes(b"no image")
+    rows = [
+        {"image": str(tmp_path / f"{name}.png"), "image_id": n, "width": 60, "height": 40}
+        for n, name in enumerate("ab")
+    ]
+    rows = Dataset.from_list(rows).cast_column("image", ImageFeature())
+    processor = DinoDetrImageProcessor(size={"shortest_edge": 32, "longest_edge": 64})
+    messages = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(detections.logger, "warning", messages.append)
+        (found,) = detect(tiny_detector().eval(), processor, rows, range(2), top_k=7)
+    assert found["image_id"] == 1 and found["boxes"].shape == (7, 4)
+    (message,) = messages
+    assert message.startswith(f"{tmp_path / 'a.png'}: not an image") and message.endswith(": left out")
 
 
 def test_the_truth_of_rows_is_that_of_the_annotation_file(tmp_path):

@@ -91,3 +91,10 @@ def only_trainval(root):
     kaggle(root)
     write(root / "ImageSets" / "Main" / "trainval.txt", "".join(f"p{number}\n" for number in range(8)))
     write(root / "ImageSets" / "Main" / "cat_trainval.txt", "p0 -1\n")
+
+
+def assert_complete(imported, counts: dict[str, int], names: dict[int, str]) -> None:
+    """All images are there, each with its two boxes, and there is nothing to say."""
+    assert {split: len(images) for split, images in imported.splits.items()} == counts
+    assert {count for images in imported.splits.values() for count in images.values()} == {2}
+    assert imported.names == names and not imported.problems

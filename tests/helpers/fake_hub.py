@@ -13,6 +13,7 @@ from urllib.parse import unquote, urlsplit
 from helpers.fake_xet import chunks_of, files_of
 
 TOKEN = "hf_test"
+REPOSITORY = "someone/detector"
 XET_TOKEN = "xet_test"  # what the Hub gives for it, to write to Xet
 NAMESPACE = "someone"  # where the token may write
 
@@ -285,3 +286,7 @@ class _Handler(BaseHTTPRequestHandler):
             content = commit.files[path]
             etag = f'"{(sha256 if is_large(path) else blob_id)(content)}"'
             self.say(body=content, Content_Type="application/octet-stream", ETag=etag, X_Repo_Commit=commit.oid)
+
+
+def pushed_files(hub: FakeHub, number: int = -1) -> dict[str, bytes]:
+    return hub.repositories[REPOSITORY].commits[number].files

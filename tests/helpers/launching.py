@@ -5,6 +5,8 @@ import os
 import subprocess
 from pathlib import Path
 
+import yaml
+
 ROOT = Path(__file__).parent.parent.parent
 ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]), "OMP_NUM_THREADS": "1"}
 
@@ -65,3 +67,8 @@ def run(*command, expect=0, timeout=None, cwd=ROOT) -> str:
 
 def lines(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def change(path: Path, **values) -> None:
+    content = yaml.safe_load(path.read_text()) | values  # JSON is YAML
+    path.write_text(json.dumps({name: value for name, value in content.items() if value is not None}))

@@ -4,6 +4,11 @@ import json
 import shutil
 from pathlib import Path
 
+import pytest
+import yaml
+
+from dino_detr import cli
+
 
 def contents(folder: Path, split: str) -> tuple[dict, dict[str, list]]:
     """The annotation file, and by image file name its (name of the category, bbox)."""
@@ -72,4 +77,32 @@ def write_voc(original: Path, folder: Path, xml="Annotations", images="JPEGImage
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text("\n".join(stems) + "\n")
             (path.parent / f"digit 1_{split}.txt").write_text(f"{stems[0]} -1\n")  # VOC's lists of each class
+    return folder
+
+
+def import_data(form, source, output, *more) -> Path:
+    cli.main(["import-data", form, str(source), "--output", str(output), *more])
+    return output
+
+
+def assert_same_boxes(imported: Path, original: Path, prefix=False, tolerance=1e-3):
+    for split in ("train", "val"):
+        expected_content, expected = contents(original, split)
+        content, found = contents(imported, split)
+        if prefix:
+            expected = {f"{split} {name}": boxes for name, boxes in expected.items()}
+        assert set(found) == set(expected)
+        assert sum(map(len, expected.values())) > 10
+        for name, boxes in expected.items():
+            assert [label for label, _ in found[name]] == [label for label, _ in boxes]
+            for (_, box), (_, expected_box) in zip(found[name], boxes):
+                assert box == pytest.approx(expected_box, abs=tolerance)
+        assert sorted((i["width"], i["height"]) for i in content["images"]) == sorted(
+            (i["width"], i["height"]) for i in expected_content["images"]
+        )
+        assert not list(imported.glob("problems.txt"))
+
+
+def write_description(folder: Path, **content) -> Path:
+    (folder / "data.yaml").write_text(yaml.safe_dump(content))
     return folder

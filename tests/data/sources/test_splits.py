@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 from datasets import Dataset, DatasetDict
+from helpers.animals import coco, write_images, write_json
 from PIL import Image
 
 from dino_detr.cli import main
@@ -173,3 +174,31 @@ def test_parts_of_a_stream_of_rows_without_ids_differ(tmp_path):
     Dataset.from_list(rows).save_to_disk(tmp_path / "saved")
     ids = [load_detection_dataset(str(tmp_path / "saved"), split)["image_id"] for split in share_splits("train", 0.25)]
     assert sorted([*ids[0], *ids[1]]) == [0, 1, 2, 3] and len(ids[1]) == 1
+
+
+@pytest.mark.parametrize(
+    ("has", "asked", "found"),
+    [
+        (["train", "valid"], "val", "valid"),
+        (["train", "validation"], "val", "validation"),
+        (["val"], "valid", "val"),
+        (["val", "valid"], "valid", "valid"),
+        (["val2017"], "val", "val2017"),
+        (["val2014", "val2017"], "val", None),
+        (["val2014"], "val2017", None),
+        (["val"], "val2017", None),
+        (["train", "test"], "val", None),
+    ],
+)
+def test_synonyms_of_splits(tmp_path, has, asked, found):
+    for split in has:
+        content = coco()
+        content["images"][0]["id"] = 100 + has.index(split)
+        content["annotations"] = []
+        write_json(tmp_path / split / "_annotations.coco.json", content)
+        write_images(tmp_path / split)
+    if found is None:
+        with pytest.raises(FileNotFoundError, match=rf"no split '{asked}'; it has {', '.join(sorted(has))}"):
+            load_detection_dataset(str(tmp_path), asked)
+    else:
+        assert load_detection_dataset(str(tmp_path), asked)["image_id"][0] == 100 + has.index(found)
