@@ -6,6 +6,7 @@ import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
@@ -14,7 +15,6 @@ from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
 from transformers import AutoImageProcessor, AutoModelForObjectDetection
 from transformers.image_utils import ChannelDimension
 
-from .configuration_dino_detr import DinoDetrConfig
 from .data.decoding import describe_fault
 from .data.image_sources import ImageSource, find_images
 from .evaluation import draw_detections, to_coco_results
@@ -214,7 +214,7 @@ def _draw(
     pixels: Tensor,
     detections: dict[str, Tensor],
     threshold: float,
-    config: DinoDetrConfig,
+    config: Any,
     picture: Path,
 ) -> dict:
     """Save the picture of an image, print a line about it, and return its entry of `detections.json`."""
