@@ -160,6 +160,9 @@ def test_checkpoints_are_deleted_by_step_not_by_time(recipe, tmp_path):
 def test_the_best_and_the_newest_are_never_deleted(tmp_path):
     for step in (2, 9, 10, 100):
         (tmp_path / f"checkpoint-{step}").mkdir()
+    for no_limit in (None, 0, -1):
+        delete_oldest(tmp_path, no_limit, 100, None)
+    assert len(list(tmp_path.iterdir())) == 4
     delete_oldest(tmp_path, 1, 10, str(tmp_path / "checkpoint-2"))
     assert {path.name for path in tmp_path.iterdir()} == {"checkpoint-2", "checkpoint-10", "checkpoint-100"}
     delete_oldest(tmp_path, 2, 100, None)
