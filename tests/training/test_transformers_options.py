@@ -136,7 +136,7 @@ def seen_before_training(options) -> dict:
         raise InterruptedError
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(InterruptedError):
-        patch.setattr("dino_detr.training.trainer.detect", look)
+        patch.setattr("dino_detr.training.trainer.evaluate", look)
         trainer.evaluate()
     optimizer, schedule, rates = trainer.optimizer, trainer.lr_scheduler, []
     for _ in range(4):
