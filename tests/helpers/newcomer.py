@@ -71,7 +71,7 @@ def _write_runs(home: Path) -> None:
     trained = home / "runs" / "trained"
     options = ["--dataset", "digits", "--max_steps", "2", "--output_dir", str(trained)]
     train(prepare(parse_options([str(home / "RECIPE.yaml"), *options])))
-    for name in ("runs/quickstart", "runs/first", "runs/mine", "you/detector", "quickstart", "bccd"):
+    for name in ("runs/quickstart", "runs/finetune", "runs/first", "runs/mine", "you/detector", "quickstart", "bccd"):
         _link(home, "runs/trained", name)
 
     steps = np.linspace(5000, 90000, 18)

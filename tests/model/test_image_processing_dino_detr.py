@@ -14,7 +14,7 @@ from torchvision.ops import box_convert, nms
 from transformers.image_utils import AnnotationFormat
 
 from dino_detr import DinoDetrImageProcessor
-from dino_detr.data.augmentation import multi_scale
+from dino_detr.data.augmentation import Draws, multi_scale
 from dino_detr.modeling_dino_detr import DinoDetrObjectDetectionOutput
 
 
@@ -208,7 +208,8 @@ def test_the_short_side_of_a_long_image_keeps_a_patch(size, edges):
     wanted = {"shortest_edge": edges[0], "longest_edge": edges[1]}
     pixels = DinoDetrImageProcessor(size=wanted)(Image.new("RGB", size), return_tensors="pt").pixel_values
     assert sorted(pixels.shape[-2:]) == [min(16, edges[0]), edges[1]]
-    assert multi_scale(size[1], size[0], [0.0], [edges[0]], edges[1])[1] == tuple(pixels.shape[-2:])
+    draws = Draws(*[0.0] * 7)
+    assert multi_scale(size[1], size[0], draws, [edges[0]], edges[1])[1] == tuple(pixels.shape[-2:])
 
 
 def test_sizes_of_ordinary_images_are_transformers():
