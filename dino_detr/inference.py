@@ -170,6 +170,8 @@ def predict(
     as_trained, sentence = autocast_as_trained(checkpoint, detector.model.device)
     if sentence is not None:
         print(sentence, file=sys.stderr)
+    config = detector.model.config
+    category_ids = config.category_ids or list(range(config.num_labels))
     entries, results = [], []
     with as_trained:
         for start in range(0, len(sources), batch_size):
@@ -182,11 +184,10 @@ def predict(
                     print(f"{source.name}: cannot be read: {pixels}", file=sys.stderr)
                     entries.append({"image": source.name, "picture": None, "error": pixels, "detections": []})
                     continue
-                detections, config = next(found), detector.model.config
-                entries.append(_draw(source, pixels, detections, threshold, config, output / picture))
-                ids = config.category_ids or list(range(config.num_labels))
+                detections = next(found)
+                entries.append(_draw(source, pixels, detections, threshold, config, category_ids, output / picture))
                 # `evaluate` takes the file's name for an image id
-                results += to_coco_results([{"image_id": Path(source.name).as_posix(), **detections}], ids)
+                results += to_coco_results([{"image_id": Path(source.name).as_posix(), **detections}], category_ids)
     for name in former - {entry["picture"] for entry in entries}:
         (output / name).unlink(missing_ok=True)
     for name, content in ((DETECTIONS, entries), (RESULTS, results)):
@@ -215,6 +216,7 @@ def _draw(
     detections: dict[str, Tensor],
     threshold: float,
     config: Any,
+    category_ids: list[int],
     picture: Path,
 ) -> dict:
     """Save the picture of an image, print a line about it, and return its entry of `detections.json`."""
@@ -231,7 +233,7 @@ def _draw(
     entry["detections"] = [
         {
             "label": config.id2label[label],
-            "category_id": config.category_ids[label] if config.category_ids else label,
+            "category_id": category_ids[label],
             "score": round(score, 8),  # coarser ones would give another AP
             "box": [round(value, 4) for value in box],
         }

@@ -114,10 +114,10 @@ def evaluate(
         detections = _collect(found, nullcontext() if context is None else context, stop)
     finally:
         model.train(was_training)
-    parts: list = [(stop(), detections)]
+    own = stop(), detections
+    parts: list = [own] * processes
     if processes > 1:
-        parts = [None] * processes
-        distributed.all_gather_object(parts, (stop(), detections))
+        distributed.all_gather_object(parts, own)
     reasons, detections = zip(*parts)
     if any(reasons):
         raise EvaluationStopped(max(reasons))

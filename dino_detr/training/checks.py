@@ -175,9 +175,11 @@ def check_model_config(options: Any) -> None:
 def check_backbone_config(options: Any) -> None:
     """Check that the backbone has each field: transformers says nothing of one that it has not."""
     fields_given = (options.model_config or {}).get("backbone_config")
-    kind = str(fields_given.get("model_type")) if isinstance(fields_given, dict) else ""
-    if not isinstance(fields_given, dict) or kind not in CONFIG_MAPPING:
+    if not isinstance(fields_given, dict):
         return  # the configuration itself says more
+    kind = str(fields_given.get("model_type"))
+    if kind not in CONFIG_MAPPING:
+        return
     config = CONFIG_MAPPING[kind]()
     for name in fields_given:
         if not hasattr(config, name):
