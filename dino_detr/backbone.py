@@ -1,75 +1,91 @@
-"""A plain ViT of transformers or timm made ready: patch size, position grid, padding, freezing."""
+"""A backbone of transformers or timm made ready: its maps, padding, position grid, freezing."""
 
-import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import (
-    MODEL_FOR_BACKBONE_MAPPING,
-    AutoBackbone,
-    AutoConfig,
-    PreTrainedModel,
-    TimmBackboneConfig,
-)
+from torch.nn.modules.batchnorm import _BatchNorm
+from transformers import MODEL_FOR_BACKBONE_MAPPING, AutoBackbone, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.utils import logging
 
-from .configuration_dino_detr import DinoDetrConfig
+from .configuration_dino_detr import DinoDetrConfig, is_hierarchical
 from .cpu_linear import fast_linears, is_captured
 
-logger = logging.get_logger(__name__)
-
-SUPPORTED = ("dinov2", "dinov2_with_registers", "dinov3_vit", "timm_backbone")
+LARGEST_STRIDE = 32  # pixels a cell of the last map stands for, in a hierarchical backbone
 
 
 class DinoDetrBackbone(nn.Module):
     """
-    `[B, 3, H, W]` of any size -> the last block's map `[B, C, h, w]`, one cell per patch.
+    `[B, 3, H, W]` of any size -> the backbone's maps `[B, C, h, w]`, finest first.
 
-    The image is zero-padded at the right and bottom to whole patches (at least two each way, which the pyramid halves).
+    The image is zero-padded at the right and bottom: for a plain ViT to whole patches (see `pad_to_patch_size`), and at
+    least to what gives a cell of the last map, two of them each way if a pyramid halves it.
     """
 
     def __init__(self, config: DinoDetrConfig):
         super().__init__()
-        self.frozen = config.freeze_backbone
+        self.freeze_backbone, self.pad_to_patch_size = config.freeze_backbone, config.pad_to_patch_size
         self.model: Any = build_backbone(config.backbone_config)  # of one of many classes
-        self.patch_size = backbone_patch_size(config.backbone_config)
-        self.channels: int = self.model.channels[-1]
+        self.stride = backbone_stride(self.model)
+        self.is_hierarchical = backbone_is_hierarchical(self.model)
+        self.channels: list[int] = list(self.model.channels)
         if config.position_embedding_antialias and self.model.config.model_type == "dinov2":
             embeddings = self.model.embeddings
             embeddings.interpolate_pos_encoding = partial(_interpolate_positions_antialiased, embeddings)
         self.freeze()
 
+    @property
+    def frozen(self) -> bool:
+        """Whether all of it is left as it is."""
+        return self.freeze_backbone is True
+
     def freeze(self) -> None:
-        """Switch off the gradients of a frozen backbone, or of what no gradient reaches (DDP would stop at it)."""
-        unused = ["mask_token"]
+        """
+        Switch off the gradients of what is frozen, and of what no gradient reaches (DDP would stop at it).
+
+        Batch norms are frozen in any case: a step's few images say nothing of a data set's statistics.
+        """
+        unused = ["mask_token", "swin.layernorm."]
         if getattr(self.model.config, "apply_layernorm", True) is False:
             unused.append("layernorm.")
         for name, parameter in self.model.named_parameters():
             if self.frozen or any(part in name for part in unused):
                 parameter.requires_grad_(False)
-        if self.frozen:
-            self.model.eval()
+        for module in self.model.modules():
+            if isinstance(module, _BatchNorm):
+                module.requires_grad_(False)
+        depths, num_stages = parameter_depths(self.model)
+        last_seen = _last_stage(self.model.config, num_stages)
+        for parameter, depth in depths.items():
+            if depth < int(self.freeze_backbone) or last_seen < depth <= num_stages:
+                parameter.requires_grad_(False)
+        self.train(self.training)
 
     def train(self, mode: bool = True) -> "DinoDetrBackbone":
+        """Set the mode as any module does; what is frozen stays in eval mode."""
         super().train(mode)
         if self.frozen:
             self.model.eval()
+        elif mode:
+            for module in self.model.modules():
+                parameters = list(module.parameters())
+                if parameters and not any(parameter.requires_grad for parameter in parameters):
+                    module.eval()
         return self
 
     def set_gradient_checkpointing(self, enable: bool) -> None:
         """Switch recomputation of timm's blocks, which transformers does not know, on or off."""
         if self.model.config.model_type == "timm_backbone":
-            self.model._backbone.model.set_grad_checkpointing(enable)
+            timm_model = getattr(self.model._backbone, "model", self.model._backbone)
+            timm_model.set_grad_checkpointing(enable)
 
-    def forward(self, pixel_values: Tensor) -> Tensor:
-        height, width = (max(2, -(-side // self.patch_size)) * self.patch_size for side in pixel_values.shape[-2:])
+    def forward(self, pixel_values: Tensor) -> list[Tensor]:
+        height, width = (self._padded(side) for side in pixel_values.shape[-2:])
         pixel_values = F.pad(pixel_values, (0, width - pixel_values.shape[-1], 0, height - pixel_values.shape[-2]))
         pixel_values = pixel_values.to(self.model.dtype)
         # frozen or not: adapters in a frozen backbone are trained, and of the image a gradient may be asked for
@@ -79,9 +95,27 @@ class DinoDetrBackbone(nn.Module):
             arguments |= {"output_attentions": False, "output_hidden_states": False}
         with torch.set_grad_enabled(torch.is_grad_enabled() and wanted):
             if is_captured():  # by what cannot follow the rest
-                return self.model(pixel_values, **arguments).feature_maps[-1]
-            with fast_linears(pixel_values), self._weights(), self._checkpointed(pixel_values) as pixel_values:
-                return self.model(pixel_values, **arguments).feature_maps[-1]
+                maps = self.model(pixel_values, **arguments).feature_maps
+            else:
+                with fast_linears(pixel_values), self._weights(), self._checkpointed(pixel_values) as pixel_values:
+                    maps = self.model(pixel_values, **arguments).feature_maps
+        if self._channels_last():
+            maps = [feature_map.permute(0, 3, 1, 2) for feature_map in maps]
+        return list(maps)
+
+    def _padded(self, side: int) -> int:
+        """Return a side of the image, in pixels, as the backbone gets it."""
+        cells = 2 if len(self.channels) == 1 else 1
+        whole_cells = self.pad_to_patch_size and not self.is_hierarchical
+        if whole_cells or self.model.config.model_type == "timm_backbone":  # of timm's, many take nothing else
+            return max(cells, -(-side // self.stride)) * self.stride
+        return max(cells * self.stride, side)
+
+    def _channels_last(self) -> bool:
+        """Return whether the maps are `[B, h, w, C]`, as timm's Swin gives them."""
+        if self.model.config.model_type != "timm_backbone":
+            return False
+        return getattr(getattr(self.model._backbone, "output_fmt", None), "value", None) == "NHWC"
 
     @contextmanager
     def _checkpointed(self, pixel_values: Tensor) -> Iterator[Tensor]:
@@ -113,7 +147,7 @@ class DinoDetrBackbone(nn.Module):
 
         It brings them when a module's `forward` is called; TimmBackbone enters timm's model by another method.
         """
-        vit = self.model._backbone.model if self.model.config.model_type == "timm_backbone" else None
+        vit = getattr(self.model._backbone, "model", None) if self.model.config.model_type == "timm_backbone" else None
         hook = getattr(vit, "_hf_hook", None)
         if hook is not None:
             hook.pre_forward(vit)
@@ -126,124 +160,74 @@ class DinoDetrBackbone(nn.Module):
 
 def build_backbone(backbone_config: Any, **timm_arguments: Any) -> PreTrainedModel:
     """Build a backbone with random weights, or with timm's `pretrained=True` with its own."""
-    if backbone_config.model_type not in SUPPORTED:
-        raise ValueError(
-            f"backbone {backbone_config.model_type!r} is not supported; choose from {', '.join(SUPPORTED)}"
-        )
+    check_backbone_type(backbone_config.model_type, "backbone_config")
     if backbone_config.model_type != "timm_backbone":
         return AutoBackbone.from_config(backbone_config)
     from transformers import TimmBackbone  # imports timm, which takes a second
 
     # TimmBackboneConfig has no place for timm's own arguments, so they are kept beside its fields
-    arguments = getattr(backbone_config, "timm_arguments", {}) | timm_arguments
-    model: Any = TimmBackbone(backbone_config, **arguments)
-    reductions = {info["reduction"] for info in model._backbone.feature_info.get_dicts()}
-    if not hasattr(getattr(model._backbone, "model", None), "blocks") or len(reductions) != 1:
-        raise ValueError(f"timm:{backbone_config.backbone} is not a plain ViT, which the feature pyramid needs")
-    return model
+    return TimmBackbone(backbone_config, **(getattr(backbone_config, "timm_arguments", {}) | timm_arguments))
 
 
-def backbone_patch_size(backbone_config: Any) -> int:
-    """Side of a patch in pixels."""
-    if backbone_config.model_type == "timm_backbone":
-        return backbone_config.timm_arguments["patch_size"]
+def check_backbone_type(model_type: str, place: str) -> None:
+    """Refuse a `model_type` of which transformers knows no backbone."""
+    known = sorted(config.model_type for config in MODEL_FOR_BACKBONE_MAPPING)
+    if model_type not in known:
+        raise ValueError(f"{place}: {model_type!r} is not supported as a backbone; choose from {', '.join(known)}")
+
+
+def backbone_is_hierarchical(backbone: Any) -> bool:
+    """Return whether the maps of a backbone's stages become smaller."""
+    if backbone.config.model_type == "timm_backbone":
+        return len({info["reduction"] for info in backbone._backbone.feature_info.get_dicts()}) > 1
+    return is_hierarchical(backbone.config)
+
+
+def backbone_stride(backbone: Any) -> int:
+    """Return the pixels that a cell of the last map stands for, each way: a plain ViT's patch."""
+    if backbone.config.model_type == "timm_backbone":
+        return backbone._backbone.feature_info.reduction()[-1]
+    return LARGEST_STRIDE if is_hierarchical(backbone.config) else patch_size_of(backbone.config)
+
+
+def patch_size_of(backbone_config: Any) -> int:
+    """Return the side of a patch of a plain ViT of transformers, in pixels."""
     size = backbone_config.patch_size
     return size if isinstance(size, int) else size[0]
 
 
-def load_pretrained_backbone(source: str, patch_size: int | None = None) -> PreTrainedModel:
+def stage_modules(backbone: Any) -> list[nn.Module]:
+    """Return the blocks of a plain ViT, or the stages of a hierarchical backbone, first to last."""
+    timm_model = getattr(backbone, "_backbone", None)
+    if isinstance(timm_model, nn.ModuleDict):  # timm's convnets, cut to pieces: the stem is the first of five
+        names = [info["module"].replace(".", "_") for info in timm_model.feature_info.info]
+        return [timm_model[name] for name in names[-4:] if name in timm_model]
+    containers = [module for module in backbone.modules() if isinstance(module, (nn.ModuleList, nn.Sequential))]
+    return list(max(containers, key=lambda module: sum(p.numel() for p in module.parameters())))
+
+
+def parameter_depths(backbone: nn.Module) -> tuple[dict[nn.Parameter, int], int]:
     """
-    Load a pretrained backbone. Its patch embedding and position grid are resampled if `patch_size` is not its own.
+    Return in which stage each parameter is, and the number of stages `n` (see `stage_modules`).
 
-    Args:
-        source: a Hub id or folder of transformers, or `timm:<name>`.
-        patch_size: side of a patch in pixels; None keeps the checkpoint's.
-
-    Raises:
-        ValueError: if the backbone is of a kind not supported, or its weights did not all arrive.
+    Stages are counted from 1; what stands before them (stem, embeddings) is in 0, what stands after them in n + 1.
     """
-    if source.startswith("timm:"):
-        return _load_timm_backbone(source.removeprefix("timm:"), patch_size)
-    config = AutoConfig.from_pretrained(source)
-    if config.model_type not in SUPPORTED:
-        raise ValueError(f"{source} is a {config.model_type!r}; backbones can be {', '.join(SUPPORTED)}")
-    # the reference takes DINOv2's last block as it is; DINOv3's outputs are meant to be normed
-    config.apply_layernorm = config.model_type == "dinov3_vit"
-    config.out_features, config.reshape_hidden_states = [config.stage_names[-1]], True
-    # `AutoBackbone.from_pretrained` would ask the Hub whether it knows `source`, be it a folder or offline
-    backbone_class: Any = MODEL_FOR_BACKBONE_MAPPING[type(config)]
-    backbone, loading = backbone_class.from_pretrained(
-        source, config=config, dtype=torch.float32, output_loading_info=True
-    )
-    missing = sorted(set(loading["missing_keys"]) | {str(key) for key in loading["mismatched_keys"]})
-    if missing:
-        raise ValueError(
-            f"{source} lacks weights of the backbone: {', '.join(missing[:5])}" + ", ..." * (len(missing) > 5)
-        )
-    if patch_size is not None and patch_size != backbone_patch_size(config):
-        backbone = _change_patch_size(backbone, patch_size)
-        logger.warning(_describe_change(source, backbone_patch_size(config), backbone))
-    if os.path.isdir(source):
-        backbone.config.name_or_path = ""  # a checkpoint does not tell where on a machine it was made
-    return backbone
+    stages = stage_modules(backbone)
+    stage_of = {parameter: i for i, stage in enumerate(stages, start=1) for parameter in stage.parameters()}
+    depths, depth = {}, 0
+    for parameter in backbone.parameters():
+        if parameter in stage_of:
+            depth = stage_of[parameter]
+        elif depth:
+            depth = len(stages) + 1
+        depths[parameter] = depth
+    return depths, len(stages)
 
 
-def _describe_change(source: str, old_patch_size: int, backbone: Any) -> str:
-    change = f"{source}: patch embedding resampled {old_patch_size} -> {backbone.config.patch_size}"
-    if hasattr(backbone.embeddings, "position_embeddings"):
-        side = backbone.config.image_size // backbone.config.patch_size
-        change += f", position grid {backbone.config.image_size // old_patch_size} -> {side}"
-    return change
-
-
-def _import_timm(purpose: str) -> ModuleType:
-    """Return timm, which takes a second to import and is not always there."""
-    try:
-        import timm
-    except ImportError as error:
-        raise ImportError(f"{purpose} needs timm: pip install timm") from error
-    return timm
-
-
-@torch.no_grad()
-def _change_patch_size(backbone: PreTrainedModel, patch_size: int) -> PreTrainedModel:
-    """Resample a backbone to another patch size (pseudo-inverse resize of FlexiViT, arXiv 2212.08013, 3.4)."""
-    timm = _import_timm("changing a backbone's patch size")
-    config = type(backbone.config).from_dict(backbone.config.to_dict() | {"patch_size": patch_size})
-    resized: PreTrainedModel = AutoBackbone.from_config(config)
-    weights = backbone.state_dict()
-    for name, expected in resized.state_dict().items():
-        if weights[name].shape == expected.shape:
-            continue
-        if name.endswith("position_embeddings"):
-            side = config.image_size // patch_size
-            weights[name] = timm.layers.resample_abs_pos_embed(weights[name], [side, side], num_prefix_tokens=1)
-        else:
-            weights[name] = timm.layers.resample_patch_embed(weights[name], [patch_size, patch_size])
-    resized.load_state_dict(weights)
-    return resized
-
-
-def _load_timm_backbone(name: str, patch_size: int | None) -> PreTrainedModel:
-    timm = _import_timm(f"timm:{name}")
-    if timm.get_pretrained_cfg(name) is None:
-        raise ValueError(f"timm knows no pretrained model named {name!r}")
-    with torch.device("meta"):  # only to learn its own patch and image size
-        model = timm.create_model(name)
-    embedding: Any = getattr(model, "patch_embed", None)
-    if not hasattr(model, "blocks") or not hasattr(embedding, "patch_size"):
-        raise ValueError(f"timm:{name} is not a plain ViT, which the feature pyramid needs")
-    arguments = {
-        "img_size": embedding.img_size[0],
-        "patch_size": patch_size or embedding.patch_size[0],
-        "dynamic_img_size": True,
-    }
-    fields: dict[str, Any] = {"out_indices": [-1], "timm_arguments": arguments}
-    config = TimmBackboneConfig(backbone=name, **fields)
-    backbone = build_backbone(config, pretrained=True)  # timm resamples what it loads
-    if arguments["patch_size"] != embedding.patch_size[0]:
-        logger.warning(f"timm:{name}: patch embedding resampled {embedding.patch_size[0]} -> {patch_size} by timm")
-    return backbone
+def _last_stage(backbone_config: Any, num_stages: int) -> int:
+    """Return the last stage whose map is taken; those after it are computed for nothing, or not at all."""
+    stage = re.fullmatch(r"stage(\d+)", str((getattr(backbone_config, "out_features", None) or [""])[-1]))
+    return int(stage[1]) if stage and backbone_config.model_type != "timm_backbone" else num_stages
 
 
 def _interpolate_positions_antialiased(module: Any, embeddings: Tensor, height: int, width: int) -> Tensor:

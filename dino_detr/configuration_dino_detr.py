@@ -38,14 +38,21 @@ _AUTO_MAP = {
 @strict
 class DinoDetrConfig(PreTrainedConfig):
     r"""
-    The configuration of a DINO detector on a plain ViT. The defaults are the reference's 12-epoch ViT-B recipe on COCO.
+    The configuration of a DINO detector. The defaults are the reference's 12-epoch recipe for COCO on a plain ViT-B.
 
     Args:
         backbone_config (`PreTrainedConfig` or `dict`, *optional*):
-            The backbone: `dinov2`, `dinov2_with_registers`, `dinov3_vit` or `timm_backbone`. Defaults to DINOv2 ViT-B
-            with 16-pixel patches and a 32x32 position grid.
-        freeze_backbone (`bool`, defaults to `True`):
-            Whether the backbone is left as it is: no graph, no gradient, always in eval mode.
+            The backbone: any that `AutoBackbone` knows (`dinov2`, `dinov3_vit`, `vitdet`, `resnet`, `swin`, `convnext`,
+            ...) or `timm_backbone`. Its `out_features` say which maps the detector sees: one goes through the feature
+            pyramid, several go to the neck. A dict of a hierarchical backbone without them takes the last
+            `num_feature_levels - 1` stages. Defaults to DINOv2 ViT-B with 16-pixel patches and a 32x32 position grid.
+        freeze_backbone (`bool` or `int`, defaults to `True`):
+            Whether the backbone is left as it is: no graph, no gradient, always in eval mode. A number freezes that
+            many of its stages, the stem (or embeddings) being the first, as detectron2's `freeze_at` does; stages are
+            the blocks of a plain ViT. Batch norms are always left as they are.
+        pad_to_patch_size (`bool`, defaults to `True`):
+            Whether images are padded to whole patches of a plain ViT, as timm does, or what is left beyond the last
+            whole patch is cut off, as detectron2's ViT does. Images below two patches are padded in either case.
         position_embedding_antialias (`bool`, defaults to `True`):
             Whether the learned position grid of a `dinov2` backbone is resampled with antialiasing, as timm and the
             reference do, or without, as `Dinov2Model` does. Other backbones resample as their own library does.
@@ -53,10 +60,17 @@ class DinoDetrConfig(PreTrainedConfig):
             Width of the transformer; a multiple of 32 (the neck's GroupNorm) and of the numbers of heads.
         pyramid_channels (`int`, defaults to 256):
             Width of the feature pyramid.
-        pyramid_scale_factors (`list[float]`, defaults to `[2.0, 1.0, 0.5]`):
-            Size of each pyramid level relative to the backbone's map, finest first; from 4, 2, 1 and 0.5.
+        pyramid_scale_factors (`list[float]`, *optional*):
+            Size of each pyramid level relative to the backbone's map, finest first; from 4, 2, 1 and 0.5. Defaults to
+            `[2.0, 1.0, 0.5]` for a backbone that gives one map, and is empty for one that gives several.
         num_feature_levels (`int`, defaults to 4):
-            Levels seen by the transformer. Those beyond `pyramid_scale_factors` are strided from the one before.
+            Levels seen by the transformer. Those beyond the pyramid's are every second cell of the one before; those
+            beyond the maps of a backbone without pyramid are strided convolutions of the one before.
+        position_embedding_temperature (`float`, defaults to 10000):
+            Temperature of the sine position embedding of the encoder's tokens; 20 in the DINO authors' code. The boxes
+            of the decoder are embedded with 10000 in both.
+        position_embedding_offset (`float`, defaults to -0.5):
+            What is added to the cell's number, counted from 1, before it is embedded; 0 in the DINO authors' code.
         encoder_layers, decoder_layers (`int`, defaults to 6):
             Number of layers.
         encoder_attention_heads, decoder_attention_heads (`int`, defaults to 8):
@@ -79,6 +93,14 @@ class DinoDetrConfig(PreTrainedConfig):
             Weights of the loss terms.
         focal_alpha, focal_gamma (`float`, defaults to 0.25, 2):
             Parameters of the focal loss and matching cost.
+        share_decoder_heads (`bool`, defaults to `False`):
+            Whether the decoder's layers predict with one pair of heads, as in the DINO authors' code, or each with its
+            own, as in detrex. The encoder has its own in both.
+        num_unused_classes (`int`, defaults to 0):
+            Columns of the encoder's class head beyond the classes. They compete in the selection of queries and are
+            never predicted: ids that a trained checkpoint had a column for and no object (11 of COCO's 0 to 90).
+        decay_norms (`bool`, defaults to `False`):
+            Whether `build_optimizer` decays the weights of norms too, as the DINO authors' recipe does.
         category_ids (`list[int]`, *optional*):
             The data set's own category id of each class, in class order.
         id2label (`dict[int, str]`, *optional*):
@@ -96,12 +118,15 @@ class DinoDetrConfig(PreTrainedConfig):
     attribute_map = {"hidden_size": "d_model", "num_attention_heads": "encoder_attention_heads"}
 
     backbone_config: dict | PreTrainedConfig | None = None
-    freeze_backbone: bool = True
+    freeze_backbone: bool | int = True
+    pad_to_patch_size: bool = True
     position_embedding_antialias: bool = True
     d_model: int = 256
     pyramid_channels: int = 256
-    pyramid_scale_factors: list[float | int] | tuple[float | int, ...] = (2.0, 1.0, 0.5)
+    pyramid_scale_factors: list[float | int] | tuple[float | int, ...] | None = None
     num_feature_levels: int = 4
+    position_embedding_temperature: float | int = 10000
+    position_embedding_offset: float | int = -0.5
     encoder_layers: int = 6
     decoder_layers: int = 6
     encoder_attention_heads: int = 8
@@ -122,6 +147,9 @@ class DinoDetrConfig(PreTrainedConfig):
     giou_loss_coefficient: float | int = 2.0
     focal_alpha: float | int = 0.25
     focal_gamma: float | int = 2.0
+    share_decoder_heads: bool = False
+    num_unused_classes: int = 0
+    decay_norms: bool = False
     category_ids: list[int] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
@@ -133,7 +161,9 @@ class DinoDetrConfig(PreTrainedConfig):
         if self.backbone_config is None:
             self.backbone_config = {"model_type": "dinov2", "image_size": 518, "patch_size": 16}
         if isinstance(self.backbone_config, dict):
-            self.backbone_config = _build_backbone_config(self.backbone_config)
+            self.backbone_config = _build_backbone_config(self.backbone_config, self.num_feature_levels - 1)
+        if self.pyramid_scale_factors is None:
+            self.pyramid_scale_factors = [2.0, 1.0, 0.5] if self.num_backbone_maps == 1 else []
         self.pyramid_scale_factors = [float(factor) for factor in self.pyramid_scale_factors]
         if self.id2label is None and kwargs.get("num_labels") is None:
             kwargs["num_labels"] = 80  # COCO
@@ -170,28 +200,67 @@ class DinoDetrConfig(PreTrainedConfig):
         for heads in ("encoder_attention_heads", "decoder_attention_heads"):
             if self.d_model % getattr(self, heads):
                 raise ValueError(f"d_model={self.d_model} must be a multiple of {heads}={getattr(self, heads)}")
-        if not self.pyramid_scale_factors or set(self.pyramid_scale_factors) - {4.0, 2.0, 1.0, 0.5}:
-            raise ValueError(f"pyramid_scale_factors must be from 4, 2, 1 and 0.5, not {self.pyramid_scale_factors}")
-        if self.num_feature_levels < len(self.pyramid_scale_factors):
+        self._validate_levels()
+        for name in ("freeze_backbone", "num_unused_classes"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, but is {getattr(self, name)}")
+        if self.position_embedding_temperature <= 0:
             raise ValueError(
-                f"num_feature_levels={self.num_feature_levels} is less than the {len(self.pyramid_scale_factors)} "
-                "pyramid_scale_factors"
+                f"position_embedding_temperature must be above 0, not {self.position_embedding_temperature}"
             )
         if self.id2label is not None and sorted(self.id2label) != list(range(len(self.id2label))):
             raise ValueError(f"the keys of id2label must be 0..K-1, not {sorted(self.id2label)}")
         if self.category_ids is not None and len(self.category_ids) != self.num_labels:
             raise ValueError(f"category_ids names {len(self.category_ids)} categories, id2label {self.num_labels}")
 
+    def _validate_levels(self) -> None:
+        """Refuse a pyramid, or a number of levels, that does not go with the backbone's maps."""
+        factors, maps = self.pyramid_scale_factors or [], self.num_backbone_maps
+        if maps > 1 and factors:
+            raise ValueError(
+                f"the backbone gives {maps} maps, which go to the neck as they are: leave pyramid_scale_factors out, "
+                "or take one of out_features"
+            )
+        if maps == 1 and (not factors or set(factors) - {4.0, 2.0, 1.0, 0.5}):
+            raise ValueError(f"pyramid_scale_factors must be from 4, 2, 1 and 0.5, not {factors}")
+        given, what = (len(factors), "pyramid_scale_factors") if maps == 1 else (maps, "maps of the backbone")
+        if self.num_feature_levels < given:
+            raise ValueError(f"num_feature_levels={self.num_feature_levels} is less than the {given} {what}")
 
-def _build_backbone_config(backbone_config: dict) -> PreTrainedConfig:
-    """Build a backbone's configuration from its `model_type` and arguments; the rest follows the reference."""
+    @property
+    def num_backbone_maps(self) -> int:
+        """How many maps the backbone gives; 1 goes through the feature pyramid."""
+        return len(getattr(self.backbone_config, "out_indices", None) or [-1])
+
+
+def is_hierarchical(backbone_config: PreTrainedConfig) -> bool:
+    """Return whether a backbone of transformers has stages whose maps become smaller, each with a depth of its own."""
+    return isinstance(getattr(backbone_config, "depths", None), (list, tuple))
+
+
+def select_stages(backbone_config: Any, count: int) -> None:
+    """Have a backbone give the maps of its last `count` stages, or its last map if it is not hierarchical."""
+    names = [name for name in backbone_config.stage_names if name != "stem"]
+    backbone_config.out_features = names[-count:] if is_hierarchical(backbone_config) else names[-1:]
+
+
+def _build_backbone_config(backbone_config: dict, num_stages: int) -> PreTrainedConfig:
+    """
+    Build a backbone's configuration from its `model_type` and arguments; the rest follows the reference.
+
+    Args:
+        num_stages: whose maps a hierarchical backbone gives, if `out_features` and `out_indices` do not say it.
+    """
     arguments = dict(backbone_config)
     model_type = arguments.pop("model_type", "dinov2")
     if model_type not in CONFIG_MAPPING:
         raise ValueError(f"backbone_config: transformers knows no model_type {model_type!r}")
     if model_type.startswith("dinov2"):
         arguments.setdefault("apply_layernorm", False)  # the reference takes the last block's raw tokens
-    return CONFIG_MAPPING[model_type](**arguments)
+    config = CONFIG_MAPPING[model_type](**arguments)
+    if not {"out_features", "out_indices"} & set(arguments) and is_hierarchical(config):
+        select_stages(config, num_stages)
+    return config
 
 
 __all__ = ["DinoDetrConfig"]

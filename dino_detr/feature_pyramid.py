@@ -1,4 +1,4 @@
-"""One ViT map becomes several scales (ViTDet's simple feature pyramid, arXiv 2203.16527, section 3)."""
+"""Maps of the transformer's width at several scales, from one map of a plain ViT or from several of a backbone."""
 
 from collections.abc import Sequence
 
@@ -22,6 +22,8 @@ class ChannelsFirstLayerNorm(nn.Module):
 
 class SimpleFeaturePyramid(nn.Module):
     """
+    ViTDet's simple feature pyramid (arXiv 2203.16527, section 3).
+
     Every level is made from the same map: `[B, C, h, w]` -> one `[B, channels, h * factor, w * factor]` per factor,
     finest first (odd sizes are floored by factor 0.5), then `extra_levels` more, each every second cell of the last.
     """
@@ -70,14 +72,23 @@ class GroupNorm(nn.GroupNorm):
 
 
 class Neck(nn.Module):
-    """A 1x1 convolution and GroupNorm(32) on each level: pyramid channels -> `d_model`."""
+    """
+    A 1x1 convolution and GroupNorm(32) on each map -> `d_model` channels.
 
-    def __init__(self, in_channels: int, d_model: int, num_levels: int):
+    Further levels are made by 3x3 convolutions of stride 2 and the same norm, the first from the last map as it came,
+    the next from the level before (DINO, arXiv 2203.03605, appendix; detrex's `ChannelMapper`).
+    """
+
+    def __init__(self, in_channels: Sequence[int], d_model: int, num_levels: int):
         super().__init__()
-        self.levels = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(in_channels, d_model, kernel_size=1), GroupNorm(32, d_model))
-            for _ in range(num_levels)
-        )
+        convolutions = [nn.Conv2d(channels, d_model, kernel_size=1) for channels in in_channels]
+        while len(convolutions) < num_levels:
+            channels = in_channels[-1] if len(convolutions) == len(in_channels) else d_model
+            convolutions.append(nn.Conv2d(channels, d_model, kernel_size=3, stride=2, padding=1))
+        self.levels = nn.ModuleList(nn.Sequential(convolution, GroupNorm(32, d_model)) for convolution in convolutions)
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
-        return [level(feature_map) for level, feature_map in zip(self.levels, maps)]
+        levels = [level(feature_map) for level, feature_map in zip(self.levels, maps)]
+        for level in list(self.levels)[len(maps) :]:
+            levels.append(level(maps[-1] if len(levels) == len(maps) else levels[-1]))
+        return levels

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-TEMPERATURE = 10000
+TEMPERATURE = 10000  # of the embedding of boxes, in all recipes
 
 
 class Levels(NamedTuple):
@@ -28,11 +28,11 @@ class Levels(NamedTuple):
     padding_mask: Tensor
     centres: Tensor
 
-    def sine_positions(self, d_model: int) -> list[Tensor]:
+    def sine_positions(self, d_model: int, temperature: float, offset: float) -> list[Tensor]:
         """Return the position embedding of each level's cells, float32 `[B, h * w, d_model]`."""
         masks = self.padding_mask.split([h * w for h, w in self.spatial_shapes], dim=1)
         return [
-            sine_position_embedding(~mask.unflatten(1, shape), d_model).flatten(1, 2)
+            sine_position_embedding(~mask.unflatten(1, shape), d_model, temperature, offset).flatten(1, 2)
             for mask, shape in zip(masks, self.spatial_shapes)
         ]
 
@@ -64,35 +64,39 @@ def cell_centres(spatial_shapes: list[tuple[int, int]], valid_ratios: Tensor) ->
     return torch.cat(centres, dim=1)
 
 
-def sine_embedding(positions: Tensor, num_features: int) -> Tensor:
+def sine_embedding(positions: Tensor, num_features: int, temperature: float = TEMPERATURE) -> Tensor:
     """
     Sine and cosine of positions at geometrically spaced frequencies (Attention Is All You Need, section 3.5).
 
     Args:
         positions: `[...]`, in radians (0..2*pi over the image).
         num_features: features per position, even.
+        temperature: the largest wavelength, in units of the smallest.
 
     Returns:
         float32 `[..., num_features]`, sine and cosine alternating.
     """
-    frequencies = TEMPERATURE ** (
+    frequencies = temperature ** (
         torch.arange(0, num_features, 2, dtype=torch.float32, device=positions.device) / num_features
     )
     angles = positions.float()[..., None] / frequencies
     return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(-2)
 
 
-def sine_position_embedding(valid: Tensor, d_model: int) -> Tensor:
+def sine_position_embedding(
+    valid: Tensor, d_model: int, temperature: float = TEMPERATURE, offset: float = -0.5
+) -> Tensor:
     """
     Position of each cell within the image, 0..2*pi at the image's far edge, padding not counted.
 
     Args:
         valid: bool `[B, h, w]`, True where the cell is image.
+        offset: what is added to the cells' numbers, which start at 1; -0.5 embeds their centres.
 
     Returns:
         float32 `[B, h, w, d_model]`, the y half first.
     """
     y, x = valid.cumsum(1, dtype=torch.float32), valid.cumsum(2, dtype=torch.float32)
-    y = (y - 0.5) / (y[:, -1:, :] + 1e-6) * 2 * math.pi
-    x = (x - 0.5) / (x[:, :, -1:] + 1e-6) * 2 * math.pi
-    return torch.cat([sine_embedding(y, d_model // 2), sine_embedding(x, d_model // 2)], dim=-1)
+    y = (y + offset) / (y[:, -1:, :] + 1e-6) * 2 * math.pi
+    x = (x + offset) / (x[:, :, -1:] + 1e-6) * 2 * math.pi
+    return torch.cat([sine_embedding(axis, d_model // 2, temperature) for axis in (y, x)], dim=-1)

@@ -1,4 +1,4 @@
-"""The DINO detector on a plain ViT: `DinoDetrModel`, `DinoDetrForObjectDetection` and their outputs."""
+"""The DINO detector on any backbone: `DinoDetrModel`, `DinoDetrForObjectDetection` and their outputs."""
 
 import math
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_OBJECT_DETECTION_MA
 from transformers.processing_utils import Unpack  # pyright: ignore[reportAttributeAccessIssue]
 from transformers.utils.generic import ModelOutput, TransformersKwargs, can_return_tuple
 
-from .backbone import DinoDetrBackbone, load_pretrained_backbone
+from .backbone import DinoDetrBackbone
 from .boxes import inverse_sigmoid
 from .configuration_dino_detr import DinoDetrConfig
 from .cpu_linear import linear
@@ -25,6 +25,7 @@ from .levels import locate_levels
 from .loss import TERMS, count_boxes, denoising_suffixes, dino_loss
 from .padding import mask_from_labels
 from .pretrained import DinoDetrPreTrainedModel
+from .pretrained_backbone import load_pretrained_backbone
 from .query_selection import QuerySelection
 from .targets import Targets
 
@@ -108,31 +109,32 @@ class DinoDetrObjectDetectionOutput(ModelOutput):
 
 class DinoDetrModel(DinoDetrPreTrainedModel):
     """
-    Backbone, pyramid, encoder, query selection and decoder.
+    Backbone, pyramid (of a backbone that gives one map), neck, encoder, query selection and decoder.
 
-    It holds the prediction heads of the `L` decoder layers and, last, of the encoder: the encoder's select the
-    queries, the decoder's refine their boxes.
+    It holds the prediction heads of the `L` decoder layers, one of each kind if they are shared, and, last, of the
+    encoder: the encoder's select the queries, the decoder's refine their boxes.
     """
 
     def __init__(self, config: DinoDetrConfig):
         super().__init__(config)
         self.backbone = DinoDetrBackbone(config)
-        extra_levels = config.num_feature_levels - len(config.pyramid_scale_factors)
-        self.pyramid = SimpleFeaturePyramid(
-            self.backbone.channels, config.pyramid_channels, config.pyramid_scale_factors, extra_levels
-        )
-        self.neck = Neck(config.pyramid_channels, config.d_model, config.num_feature_levels)
+        self.pyramid, channels = None, self.backbone.channels
+        if factors := config.pyramid_scale_factors:
+            extra_levels = config.num_feature_levels - len(factors)
+            self.pyramid = SimpleFeaturePyramid(channels[-1], config.pyramid_channels, factors, extra_levels)
+            channels = [config.pyramid_channels] * config.num_feature_levels
+        self.neck = Neck(channels, config.d_model, config.num_feature_levels)
         num_labels: int = config.num_labels  # pyright: ignore[reportAssignmentType] never None in a whole configuration
+        num_heads = 1 if config.share_decoder_heads else config.decoder_layers
         self.level_embed = nn.Parameter(torch.empty(config.num_feature_levels, config.d_model))
         self.encoder = DinoDetrEncoder(config)
         self.query_selection = QuerySelection(config.d_model)
         self.query_embed = nn.Embedding(config.num_queries, config.d_model)
         self.decoder = DinoDetrDecoder(config)
-        self.class_embed = nn.ModuleList(
-            nn.Linear(config.d_model, num_labels) for _ in range(config.decoder_layers + 1)
-        )
+        self.class_embed = nn.ModuleList(nn.Linear(config.d_model, num_labels) for _ in range(num_heads))
+        self.class_embed.append(nn.Linear(config.d_model, num_labels + config.num_unused_classes))
         self.bbox_embed = nn.ModuleList(
-            PredictionMLP(config.d_model, config.d_model, 4, 3) for _ in range(config.decoder_layers + 1)
+            PredictionMLP(config.d_model, config.d_model, 4, 3) for _ in range(num_heads + 1)
         )
         self.denoising_class_embed = nn.Embedding(num_labels, config.d_model)
         self.post_init()
@@ -164,18 +166,23 @@ class DinoDetrModel(DinoDetrPreTrainedModel):
                 f"pixel_mask must be {[batch_size, height, width]} as pixel_values is {list(pixel_values.shape)}, "
                 f"not {list(pixel_mask.shape)}"
             )
-        maps = self.neck(self.pyramid(self.backbone(pixel_values)))
+        maps = self.backbone(pixel_values)
+        maps = self.neck(maps if self.pyramid is None else self.pyramid(maps[-1]))
         tokens = torch.cat([feature_map.flatten(2).transpose(1, 2) for feature_map in maps], dim=1)  # [B, S, D]
         levels = locate_levels([tuple(feature_map.shape[-2:]) for feature_map in maps], pixel_mask)
-        sines = levels.sine_positions(self.config.d_model)
+        config = self.config
+        sines = levels.sine_positions(
+            config.d_model, config.position_embedding_temperature, config.position_embedding_offset
+        )
         positions = torch.cat([sine + level for sine, level in zip(sines, self.level_embed)], dim=1)
         options = {**kwargs, "return_dict": True}
         encoded = self.encoder.capture(tokens, positions.to(tokens.dtype), levels, **options)
         memory = encoded.last_hidden_state
 
         encoder_logits, encoder_boxes = self.query_selection(
-            memory, levels, partial(linear, self.class_embed[-1]), partial(self._refine, -1), self.config.num_queries
+            memory, levels, partial(linear, self.class_embed[-1]), partial(self._refine, -1), config.num_queries
         )
+        encoder_logits = encoder_logits[..., : config.num_labels]  # the rest has done its part: it competed
         queries, boxes, attention_mask = self._initial_queries(encoder_boxes.detach(), denoising_queries)
         decoded = self.decoder.capture(queries, boxes, memory, levels, attention_mask, self._refine, **options)
         return DinoDetrModelOutput(
@@ -194,7 +201,11 @@ class DinoDetrModel(DinoDetrPreTrainedModel):
 
     def _refine(self, layer: int, hidden_states: Tensor) -> Tensor:
         """Return what a layer's outputs `[..., D]`, with -1 the encoder's, change of the boxes: logits `[..., 4]`."""
-        return self.bbox_embed[layer](hidden_states)
+        return self.bbox_embed[self.head_of(layer)](hidden_states)
+
+    def head_of(self, layer: int) -> int:
+        """Return where a decoder layer's heads are: its own, or those that all of them share. -1 is the encoder's."""
+        return min(layer, len(self.class_embed) - 2)
 
     def _initial_queries(
         self, boxes: Tensor, denoising_queries: DenoisingQueries | None
@@ -234,11 +245,13 @@ def _detector(module: DinoDetrModel) -> None:
     *_, weight, bias = module.bbox_embed[0].parameters()
     init.zeros_(weight)
     init.zeros_(bias)
-    init.constant_(module.class_embed[0].get_parameter("bias"), -math.log((1 - CLASS_PRIOR) / CLASS_PRIOR))
+    for head in module.class_embed:
+        init.constant_(head.get_parameter("bias"), -math.log((1 - CLASS_PRIOR) / CLASS_PRIOR))
     for heads in (module.class_embed, module.bbox_embed):
         for head in heads[1:]:
             for parameter, first in zip(head.parameters(), heads[0].parameters()):
-                init.copy_(parameter, first)
+                if parameter.shape == first.shape:  # not where the encoder's has columns of no class
+                    init.copy_(parameter, first)
 
 
 class DinoDetrForObjectDetection(DinoDetrPreTrainedModel):
@@ -255,18 +268,20 @@ class DinoDetrForObjectDetection(DinoDetrPreTrainedModel):
         source: str,
         id2label: dict[int, str] | list[str] | None = None,
         patch_size: int | None = 16,
-        freeze_backbone: bool = True,
+        freeze_backbone: bool | int = True,
         **config_arguments: Any,
     ) -> "DinoDetrForObjectDetection":
         """
         Build a new detector on a pretrained backbone.
 
         Args:
-            source: Hub id or folder of a DINOv2 (with registers or not) or DINOv3 ViT, or `timm:<name>` of a plain ViT.
+            source: Hub id or folder of a backbone of transformers (DINOv2, DINOv3, ResNet, Swin, ConvNeXt, ...) or of
+                a ViT of MAE, which becomes a ViTDet; or `timm:<name>`. A hierarchical one gives the maps of its last
+                `num_feature_levels - 1` stages.
             id2label: class names, by index or in order; None: 80 nameless classes.
-            patch_size: side of a patch in pixels; the patch embedding and position grid are resampled where it is not
-                the checkpoint's. None keeps the checkpoint's.
-            freeze_backbone: whether the backbone is left as it is.
+            patch_size: side of a plain ViT's patch in pixels; the patch embedding and position grid are resampled where
+                it is not the checkpoint's. None keeps the checkpoint's. A hierarchical backbone has none to change.
+            freeze_backbone: whether the backbone is left as it is, or how many of its stages (see `DinoDetrConfig`).
             config_arguments: further fields of `DinoDetrConfig`.
 
         Raises:
@@ -274,7 +289,8 @@ class DinoDetrForObjectDetection(DinoDetrPreTrainedModel):
         """
         if isinstance(id2label, (list, tuple)):
             id2label = dict(enumerate(id2label))
-        backbone = load_pretrained_backbone(source, patch_size)
+        num_levels = config_arguments.get("num_feature_levels", DinoDetrConfig.num_feature_levels)
+        backbone = load_pretrained_backbone(source, patch_size, num_levels - 1)
         config = DinoDetrConfig(
             backbone_config=backbone.config, id2label=id2label, freeze_backbone=freeze_backbone, **config_arguments
         )
@@ -370,8 +386,9 @@ class DinoDetrForObjectDetection(DinoDetrPreTrainedModel):
 
     def _predict(self, layer: int, hidden_states: Tensor, reference_boxes: Tensor) -> tuple[Tensor, Tensor]:
         """Return a decoder layer's logits `[B, N, K]` and cxcywh boxes `[B, N, 4]`, float32, from its outputs."""
-        logits = linear(self.model.class_embed[layer], hidden_states).float()
-        deltas = self.model.bbox_embed[layer](hidden_states).float()
+        head = self.model.head_of(layer)
+        logits = linear(self.model.class_embed[head], hidden_states).float()
+        deltas = self.model.bbox_embed[head](hidden_states).float()
         return logits, (deltas + inverse_sigmoid(reference_boxes)).sigmoid()
 
 

@@ -48,7 +48,7 @@ DEPENDENT_OPTIONS = [
     ("logging_steps", {"logging_strategy"}, lambda options: options.logging_strategy == "steps"),
     ("save_total_limit", {"save_strategy"}, lambda options: options.save_strategy != "no"),
     ("save_only_model", {"save_strategy"}, lambda options: options.save_strategy != "no"),
-    ("backbone_layer_decay", {"freeze_backbone"}, lambda options: not options.freeze_backbone),
+    ("backbone_layer_decay", {"freeze_backbone"}, lambda options: options.freeze_backbone is not True),
     *(
         (f"dataloader_{name}", {"dataloader_num_workers"}, lambda options: options.dataloader_num_workers > 0)
         for name in ("persistent_workers", "prefetch_factor", "multiprocessing_context")

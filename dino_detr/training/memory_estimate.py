@@ -4,8 +4,8 @@ import math
 import os
 
 import psutil
-from torch import nn
 
+from ..backbone import stage_modules
 from ..modeling_dino_detr import DinoDetrForObjectDetection
 from .options import DinoDetrTrainingArguments
 
@@ -68,12 +68,12 @@ def activations_of_image(
     tokens, width = _tokens(model, size), config.d_model
     queries = config.num_queries + 2 * config.num_denoising
     samples = config.encoder_attention_heads * config.num_feature_levels * config.encoder_n_points
-    patches = _patches(model, size) * backbone.channels
+    patches = _patches(model, size) * backbone.channels[-1]
     numbers = (
         tokens * config.encoder_layers * (_OF_ENCODER_LAYER * width + _OF_SAMPLE * samples)
         + tokens * width * (_OF_TOKEN + _OF_DECODER_LAYER * config.decoder_layers)
         + _OF_QUERY * queries * width * config.decoder_layers
-        + patches * (_OF_PATCH + (0 if backbone.frozen else _OF_TRAINED_BLOCK * _count_blocks(backbone.model)))
+        + patches * (_OF_PATCH + (0 if backbone.frozen else _OF_TRAINED_BLOCK * len(stage_modules(backbone.model))))
     )
     numbers *= _BF16 if options.bf16 or options.fp16 else 1
     numbers *= _CHECKPOINTING if options.gradient_checkpointing else 1
@@ -81,19 +81,15 @@ def activations_of_image(
 
 
 def _patches(model: DinoDetrForObjectDetection, size: tuple[int, int]) -> int:
-    height, width = (math.ceil(side / model.model.backbone.patch_size) for side in size)
+    height, width = (math.ceil(side / model.model.backbone.stride) for side in size)
     return height * width
 
 
 def _tokens(model: DinoDetrForObjectDetection, size: tuple[int, int]) -> float:
-    """Over all levels of the pyramid: each further level has a quarter of the one before."""
+    """Over all levels: each further level has a quarter of the one before."""
     patches, config = _patches(model, size), model.config
-    levels = [patches * factor**2 for factor in config.pyramid_scale_factors]
+    factors = config.pyramid_scale_factors or [2.0**level for level in range(config.num_backbone_maps - 1, -1, -1)]
+    levels = [patches * factor**2 for factor in factors]
     while len(levels) < config.num_feature_levels:
         levels.append(levels[-1] / 4)
     return sum(levels)
-
-
-def _count_blocks(vit: nn.Module) -> int:
-    containers = [module for module in vit.modules() if isinstance(module, (nn.ModuleList, nn.Sequential))]
-    return len(max(containers, key=lambda module: sum(p.numel() for p in module.parameters())))

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..backbone import parameter_depths
 from .memory import keep_freed_memory
 
 
@@ -21,17 +22,17 @@ def build_optimizer(
     Build AdamW over the trainable parameters, grouped as the reference groups them.
 
     The backbone, if trained, and the pyramid learn at `learning_rate * backbone_lr_factor`; `nn.LayerNorm` and
-    `nn.GroupNorm` are not decayed, everything else is, the pyramid's channels-first norms, biases and embeddings
-    included.
+    `nn.GroupNorm` are not decayed (unless the configuration says `decay_norms`), everything else is, the channels-first
+    norms of the pyramid and of ConvNeXt, biases and embeddings included.
 
     If the model is on a CPU, this process keeps from now on what it frees, which makes steps faster (see
     `keep_freed_memory`).
 
     Args:
         model: a `DinoDetrForObjectDetection` or `DinoDetrModel`.
-        backbone_layer_decay: 0..1; block `i` of the backbone's `n`, counted from 1, learns slower by a further
-            `backbone_layer_decay ** (n + 1 - i)`, the embeddings as block 0 (ViTDet, arXiv 2203.16527, appendix;
-            detectron2's `get_vit_lr_decay_rate`).
+        backbone_layer_decay: 0..1; block (or stage) `i` of the backbone's `n`, counted from 1, learns slower by a
+            further `backbone_layer_decay ** (n + 1 - i)`, the embeddings as block 0 (ViTDet, arXiv 2203.16527,
+            appendix; detectron2's `get_vit_lr_decay_rate`).
     """
     if next(model.parameters()).device.type == "cpu":
         keep_freed_memory()
@@ -40,7 +41,7 @@ def build_optimizer(
     groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for module_name, module in model.named_modules():
         slow = bool({"backbone", "pyramid"} & set(module_name.split(".")))
-        decayed = not isinstance(module, (nn.LayerNorm, nn.GroupNorm))
+        decayed = detector.config.decay_norms or not _is_exempt(module)
         for parameter in module.parameters(recurse=False):
             if parameter.requires_grad:
                 factor = (backbone_lr_factor if slow else 1.0) * depth_factors.get(parameter, 1.0)
@@ -72,16 +73,16 @@ def build_step_schedule(
     return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
 
 
-def _depth_factors(vit: nn.Module, decay: float) -> dict[nn.Parameter, float]:
-    """Return factors by parameter: what stands before the blocks is their embeddings, what stands after the norm."""
-    containers = [module for module in vit.modules() if isinstance(module, (nn.ModuleList, nn.Sequential))]
-    blocks = max(containers, key=lambda module: sum(p.numel() for p in module.parameters()))
-    block_of = {parameter: i for i, block in enumerate(blocks, start=1) for parameter in block.parameters()}
-    factors, depth = {}, 0
-    for parameter in vit.parameters():
-        if parameter in block_of:
-            depth = block_of[parameter]
-        elif depth:
-            depth = len(blocks) + 1
-        factors[parameter] = decay ** (len(blocks) + 1 - depth)
-    return factors
+def _depth_factors(backbone: nn.Module, decay: float) -> dict[nn.Parameter, float]:
+    """Return factors by parameter: less from each stage to the one before it."""
+    depths, num_stages = parameter_depths(backbone)
+    return {parameter: decay ** (num_stages + 1 - depth) for parameter, depth in depths.items()}
+
+
+def _is_exempt(module: nn.Module) -> bool:
+    """
+    Return whether the weights of a module are not decayed: norms, as detectron2 knows them.
+
+    ConvNeXt's norms, which tell the order of their dimensions, are no `nn.LayerNorm` there and so are decayed.
+    """
+    return isinstance(module, (nn.LayerNorm, nn.GroupNorm)) and not hasattr(module, "data_format")

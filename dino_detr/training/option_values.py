@@ -37,6 +37,8 @@ def read_value(value: Any, annotation: Any) -> Any:
             return None
         raise ValueError("it has no value")
     for kind in sorted(kinds, key=_order):
+        if kind is bool and int in kinds and not isinstance(value, bool) and str(value).strip().isdigit():
+            continue  # a number, where either may be meant
         try:
             return _READERS[_group(kind)](value, kind)
         except _NotThis:

@@ -32,8 +32,14 @@ class DinoDetrTrainingArguments(TrainingArguments):
     backbone: str | None = field(
         default=None, metadata={"help": "Pretrained backbone of a new detector: Hub id, folder or timm:<name>."}
     )
-    patch_size: int = field(default=16, metadata={"help": "Patch side to which the backbone is resampled."})
-    freeze_backbone: bool = field(default=True, metadata={"help": "Leave the backbone as it is."})
+    patch_size: int = field(default=16, metadata={"help": "Patch side to which a plain ViT is resampled."})
+    freeze_backbone: bool | int = field(
+        default=True,
+        metadata={
+            "help": "Leave the backbone as it is. A number: only that many of its stages, stem or embeddings first (a "
+            "plain ViT's stages are its blocks)."
+        },
+    )
     model_config: dict | None = field(
         default=None,
         metadata={

@@ -25,7 +25,7 @@ def test_tokens_lie_at_their_cells_relative_to_the_image():
 
 
 def test_positions_count_only_the_image():
-    whole, part = locate_levels(SHAPES, PIXEL_MASK).sine_positions(8)[0]
+    whole, part = locate_levels(SHAPES, PIXEL_MASK).sine_positions(8, 10000, -0.5)[0]
     assert whole.shape == (8, 8)
     for embedding, cell, (y, x) in ((whole, 5, (0.75, 0.375)), (part, 1, (0.5, 0.75))):
         angles = [angle * 2 * math.pi / frequency for angle in (y, x) for frequency in (1, 100)]

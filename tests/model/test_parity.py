@@ -7,11 +7,12 @@ import torch
 from safetensors.torch import load_file
 
 from dino_detr import DinoDetrImageProcessor
-from dino_detr.backbone import _change_patch_size, _interpolate_positions_antialiased
+from dino_detr.backbone import _interpolate_positions_antialiased
 from dino_detr.denoising import DenoisingQueries, draw_denoising_queries, noise_boxes
 from dino_detr.hub.conversion import convert_state_dict, load_reference_checkpoint
 from dino_detr.levels import sine_position_embedding
 from dino_detr.matching import assign
+from dino_detr.pretrained_backbone import _change_patch_size
 from dino_detr.query_selection import token_proposals
 from dino_detr.targets import Targets
 from dino_detr.training import build_optimizer
@@ -292,7 +293,7 @@ def _watch(model, seen):
         module.register_forward_hook(lambda module, args, output: seen.update(make(args, output)))
 
     levels = range(3, 3 + model.config.num_feature_levels)
-    keep(model.backbone, lambda args, output: {"backbone/last": output})
+    keep(model.backbone, lambda args, output: {"backbone/last": output[0]})
     keep(model.pyramid, lambda args, output: {f"pyramid/p{level}": m for level, m in zip(levels, output)})
     keep(model.neck, lambda args, output: {f"neck/p{level}": m for level, m in zip(levels, output)})
     keep(
