@@ -11,12 +11,10 @@ NUM_POINTS = 4  # of deformable attention, in all published detectors
 _HEAD_WIDTH = 64  # of DINOv2's attention
 _DINOV2_WIDTHS = (384, 768, 1024, 1536)  # whose heads are that wide
 
-# Drop path of the published Swins, by width and depths: their authors', and detectron2's default for the rest.
-_SWIN_DROP_PATH = {
+# Drop path of the published Swins (tiny; small, base and large), by width and depths.
+_SWIN_DROP_PATH: dict[tuple[int, tuple[int, ...]], float] = {
     (96, (2, 2, 6, 2)): 0.1,
-    (96, (2, 2, 18, 2)): 0.2,
-    (128, (2, 2, 18, 2)): 0.2,
-    (192, (2, 2, 18, 2)): 0.2,
+    **{(width, (2, 2, 18, 2)): 0.2 for width in (96, 128, 192)},
 }
 
 
