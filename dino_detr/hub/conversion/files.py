@@ -3,6 +3,7 @@
 import argparse
 import collections
 import pickle
+import zipfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -75,7 +76,8 @@ def _read_pickle(path: Path) -> dict[str, Any]:
     allowed: list[Any] = [(value, name) for name, value in _HARMLESS.items()]
     try:
         with torch.serialization.safe_globals(allowed):
-            holder = torch.load(path, map_location="cpu", weights_only=True)
+            # what is mapped is read when it is used: an optimiser beside the weights is not
+            holder = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
         raise ValueError(_explain(path)) from error
     except (RuntimeError, OSError, EOFError, ValueError, KeyError, AttributeError, IndexError) as error:
