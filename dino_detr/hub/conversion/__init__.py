@@ -44,14 +44,15 @@ class Converted(NamedTuple):
         config: Any = self.model.config
         classes = f"{config.num_labels} classes" + (" of COCO" if config.category_ids else " without names")
         weights = ", the running average of its weights" if self.is_average else ""
+        place = self.reference_config or "its published detectors"
         rest = (
             f"{config.encoder_attention_heads} heads with {config.encoder_n_points} points, a position temperature of "
             f"{config.position_embedding_temperature:g}, {config.num_denoising} denoising queries"
         )
         return (
-            f"recognised {self.code}: {config.backbone_config.model_type} backbone, {config.num_feature_levels} levels, "
-            f"{config.num_queries} queries, {classes}{weights}; not in the file, taken from "
-            f"{self.reference_config or 'its published detectors'}: {rest}"
+            f"recognised {self.code}: {config.backbone_config.model_type} backbone, "
+            f"{config.num_feature_levels} levels, {config.num_queries} queries, {classes}{weights}; "
+            f"not in the file, taken from {place}: {rest}"
         )
 
 
