@@ -70,5 +70,5 @@ def test_what_contradicts_is_named(folder, path, value, said, core_golden, tmp_p
 
 def test_what_shapes_do_not_tell_must_be_given(core_golden):
     """The heads of a ViT whose width is none of DINOv2's."""
-    with pytest.raises(ValueError, match=r"number of its ViT's heads.*--reference-config"):
+    with pytest.raises(ValueError, match=r"do not tell num_attention_heads.*--reference-config"):
         load_reference_checkpoint(core_golden / "state_dict.safetensors")
