@@ -4,11 +4,11 @@ import tempfile
 from pathlib import Path
 
 import torch
-from helpers.original_names import DETREX, OFFICIAL, original_names
-from helpers.tiny import shake, tiny_arguments
 from safetensors.torch import load_file
 
 from dino_detr import DinoDetrConfig, DinoDetrForObjectDetection
+from helpers.original_names import DETREX, OFFICIAL, original_names
+from helpers.tiny import shake, tiny_arguments
 
 RESNET = {"model_type": "resnet", "embedding_size": 8, "hidden_sizes": [8, 16, 24, 32], "depths": [1, 1, 1, 1]}
 AUTHORS = {"share_decoder_heads": True, "position_embedding_temperature": 20, "position_embedding_offset": 0.0}

@@ -87,19 +87,20 @@ def _from_table(published: PublishedCheckpoint) -> Source:
 
 
 def _download(url: str, path: Path) -> None:
-    """Download a file with a progress bar. Nothing is left under its name until it is whole."""
-    with urlopen(url, timeout=_TIMEOUT) as answer:
-        size = int(answer.headers.get("Content-Length") or 0)
-        with (
-            tqdm.wrapattr(answer, "read", total=size or None, desc=path.name, miniters=1) as content,
-            open(partial_path(path), "wb") as file,
-        ):
-            shutil.copyfileobj(content, file)
-    received = partial_path(path).stat().st_size
-    if size and received != size:  # a connection that breaks off ends without an error
-        partial_path(path).unlink()
-        raise ConnectionError(f"it broke off after {received:,} of {size:,} bytes")
-    partial_path(path).replace(path)
+    """Download a file with a progress bar. It has its name when it is whole, and nothing else is left."""
+    partial = partial_path(path)
+    try:
+        with urlopen(url, timeout=_TIMEOUT) as answer:
+            size = int(answer.headers.get("Content-Length") or 0)
+            progress = tqdm.wrapattr(answer, "read", total=size or None, desc=path.name, miniters=1)
+            with progress as content, open(partial, "wb") as file:
+                shutil.copyfileobj(content, file)
+        received = partial.stat().st_size
+        if size and received != size:  # a connection that is cut ends as one that is done
+            raise ConnectionError(f"it broke off after {received:,} of {size:,} bytes")
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _from_hub(text: str) -> Source:
