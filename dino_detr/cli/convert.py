@@ -44,8 +44,7 @@ def run(options: argparse.Namespace) -> None:
         raise FileNotFoundError(f"there is no --reference-config {options.reference_config}")
     image = _read_image(options.verify) if options.verify else None  # before a long download
     with fill_folder(options.output) as folder:
-        converted = convert_checkpoint(options.source, folder, options.reference_config)
-        print(converted.describe())
+        print(convert_checkpoint(options.source, folder, options.reference_config).describe())
         if image is not None:
             print(f"{options.verify}: {_draw(folder, image)} -> {Path(options.output) / PICTURE}")
     print(f"{options.source} -> {options.output}")

@@ -1,6 +1,7 @@
 """`convert` takes what the projects publish, says what it is, and writes a whole folder or nothing."""
 
 import argparse
+import gzip
 import os
 import re
 import subprocess
@@ -13,6 +14,7 @@ from helpers.published import authors_state, detrex_state
 from helpers.tiny import tiny_detector
 from PIL import Image
 
+from dino_detr import DinoDetrForObjectDetection
 from dino_detr.cli import main
 from dino_detr.published_checkpoints import read_published
 
@@ -30,6 +32,7 @@ def with_arguments(state, **arguments):
     return {"model": state, "args": argparse.Namespace(**arguments)}
 
 
+COCO_IDS = [i for i in range(91) if i not in (0, 12, 26, 29, 30, 45, 66, 68, 69, 71, 83)]
 REFUSED = {  # what the file holds, what is said of it
     "Deformable DETR": (
         names(
@@ -39,7 +42,7 @@ REFUSED = {  # what the file holds, what is said of it
         "its tensors are a Deformable DETR's",
     ),
     "RT-DETR": (
-        names("backbone.conv1.conv1_1.conv.weight", "encoder.input_proj.0.0.weight", "decoder.dec_bbox_head.0.layers.0"),
+        names("backbone.conv1.conv1_1.conv.weight", "encoder.input_proj.0.0.weight", "decoder.dec_score_head.0.bias"),
         "its tensors are an RT-DETR's",
     ),
     "RT-DETR of transformers": (
@@ -87,6 +90,58 @@ def test_what_is_not_converted_is_told_in_a_line_and_nothing_is_written(case, tm
     assert os.listdir(tmp_path) == ["theirs.pth"]
 
 
+def random_file(path, list_of_names):
+    """Write what a full-size published file holds: tensors of random values, some under several names; an optimiser."""
+    text = list_of_names.read_bytes()
+    text = (gzip.decompress(text) if list_of_names.suffix == ".gz" else text).decode()
+    torch.manual_seed(0)
+    state = {}
+    for line in text.splitlines():
+        name, shape, *dtype = [*line.split(), "1"][:3] if " " in line else (line, "1")
+        sides = [int(side) for side in re.findall(r"\d+", shape)]
+        # heads are stored twice, and the authors' for each of the layers
+        first = re.sub(r"^transformer\.decoder\.(class|bbox)_embed", r"\1_embed", name)
+        if list_of_names.name.startswith("official"):
+            first = re.sub(r"^(class|bbox)_embed\.\d+", r"\1_embed.0", first)
+        if "relative_position_index" in name or dtype == ["int64"]:
+            state[name] = torch.zeros(sides, dtype=torch.int64)
+        elif "running_var" in name:
+            state[name] = torch.ones(sides)
+        else:
+            state[name] = state.get(first, 0.02 * torch.randn(sides))
+    moments = {i: {"exp_avg": torch.zeros_like(v), "step": 3} for i, v in enumerate(state.values())}
+    torch.save({"model": state, "optimizer": {"state": moments}, "args": argparse.Namespace(dataset_file="coco")}, path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "list_of_names",
+    ["detrex_dino_r50_4scale.txt", "detrex_dino_swin_tiny_224_4scale.txt.gz", "detrex_dino_vitdet_base_4scale.txt",
+     "official_DINO_4scale_r50.txt.gz"],
+)  # fmt: skip
+def test_published_sizes_through_the_whole_command(list_of_names, zoo, tmp_path):
+    """In a process of its own, whose time and memory are printed."""
+    random_file(tmp_path / "theirs.pth", zoo / "names" / list_of_names)
+    Image.effect_noise((640, 480), 60).convert("RGB").save(tmp_path / "photo.jpg")
+    code = "import resource, sys, time; from dino_detr.cli import main; start = time.time(); main(sys.argv[1:]); "
+    code += "print(time.time() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)"
+    command = ["convert", "theirs.pth", "--output", "folder", "--verify", "photo.jpg"]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *command], env=ENVIRONMENT, cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    *_, recognised, verified, ending, measured = done.stdout.splitlines()
+    assert "900 queries, 80 classes of COCO" in recognised and "8 heads with 4 points" in recognised
+    assert ending == "theirs.pth -> folder" and "object" in verified
+    seconds, gib = map(float, measured.split())
+    print(f"{list_of_names}: {seconds:.1f} s, {gib:.2f} GiB at most; {recognised}")
+    model = DinoDetrForObjectDetection.from_pretrained(tmp_path / "folder")
+    theirs = torch.load(tmp_path / "theirs.pth", mmap=True, weights_only=False)["model"]
+    ids = COCO_IDS if list_of_names.startswith("official") else list(range(80))
+    assert torch.equal(model.model.class_embed[0].weight, theirs["class_embed.0.weight"][ids])
+    assert gib < 4
+
+
 @pytest.mark.parametrize("there", ["nothing", "an empty folder", "a link to an empty folder"])
 def test_the_command_says_what_it_recognised_and_verifies(there, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
@@ -99,9 +154,9 @@ def test_the_command_says_what_it_recognised_and_verifies(there, tmp_path, monke
     main(["convert", "theirs.pth", "--output", "folder", "--verify", "photo.jpg"])
     recognised, verified, done = capsys.readouterr().out.splitlines()
     assert recognised == (
-        "recognised detrex: resnet backbone, 4 levels, 20 queries, 80 classes of COCO, the running average of its weights; "
-        "not in the file, taken from its published detectors: 4 heads with 4 points, a position temperature of 10000, "
-        "100 denoising queries"
+        "recognised detrex: resnet backbone, 4 levels, 20 queries, 80 classes of COCO, the running average of its "
+        "weights; not in the file, taken from its published detectors: 4 heads with 4 points, a position "
+        "temperature of 10000, 100 denoising queries"
     )
     assert re.fullmatch(
         r"photo\.jpg: \d+ objects? above 0\.5, the best: [a-z ]+ 0\.\d\d -> folder/verification\.jpg", verified

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -93,8 +94,11 @@ def convert_file(state_dict_path: str | Path, config_path: str | Path | None = N
     if reference is not None:
         fields = apply_reference_config(fields, reference, str(config_path))
     _check_told(fields, published, shapes, place)
-    config = DinoDetrConfig(**fields)
-    weights = convert_state_dict(published.weights, config) | convert_state_dict(published.averaged, config)
+    try:
+        config = DinoDetrConfig(**fields)
+        weights = convert_state_dict(published.weights, config) | convert_state_dict(published.averaged, config)
+    except (ValueError, StrictDataclassError) as error:
+        raise ValueError(f"{place}: {' '.join(str(error).split())}") from error
     return Converted(
         _build(config, weights, place),
         DinoDetrImageProcessor(**_statistics(published.weights)),
