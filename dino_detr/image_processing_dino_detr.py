@@ -35,10 +35,12 @@ class DinoDetrImageProcessorKwargs(ImagesKwargs, total=False):
         format: of the annotations; `coco_detection` is the only one.
         do_convert_annotations: whether boxes become (cx, cy, w, h) in 0..1, as the model wants them; otherwise they
             are (left, top, right, bottom) in pixels of the resized image.
+        top_k: the most detections of an image that `post_process_object_detection` returns, if its call does not say.
     """
 
     format: str | AnnotationFormat
     do_convert_annotations: bool
+    top_k: int
 
 
 class DinoDetrImageProcessor(TorchvisionBackend):
@@ -77,6 +79,7 @@ class DinoDetrImageProcessor(TorchvisionBackend):
     do_convert_rgb = True
     format = AnnotationFormat.COCO_DETECTION
     do_convert_annotations = True
+    top_k = 300
     model_input_names = ["pixel_values", "pixel_mask"]
 
     def fetch_images(self, image_url_or_urls: Any) -> Any:
@@ -191,7 +194,7 @@ class DinoDetrImageProcessor(TorchvisionBackend):
         outputs: Any,
         threshold: float = 0.5,
         target_sizes: Tensor | list[tuple[int, int]] | list[Tensor] | None = None,
-        top_k: int = 300,
+        top_k: int | None = None,
         one_label_per_query: bool = False,
         nms_threshold: float | None = None,
     ) -> list[dict[str, Tensor]]:
@@ -204,7 +207,7 @@ class DinoDetrImageProcessor(TorchvisionBackend):
             threshold: only scores above it, 0..1.
             target_sizes: (height, width) of each image in pixels, as a tensor `[B, 2]` or a list of pairs, tensors or
                 arrays; None leaves boxes in 0..1.
-            top_k: at most this many an image.
+            top_k: at most this many an image; None: the processor's own `top_k`.
             one_label_per_query: of each query, only the label of the best score; a box has no further labels then.
             nms_threshold: drop what overlaps a better detection, of whatever class, by more than this IoU, 0..1; None:
                 nothing is dropped. The `top_k` are taken before.
@@ -216,6 +219,7 @@ class DinoDetrImageProcessor(TorchvisionBackend):
         Raises:
             ValueError: if `target_sizes` is not one size an image, or `nms_threshold` is no IoU.
         """
+        top_k = self.top_k if top_k is None else top_k
         detections = select_detections(outputs.logits, outputs.pred_boxes, target_sizes, top_k, one_label_per_query)
         results = []
         for scores, labels, boxes in zip(*detections):

@@ -3,6 +3,8 @@
 import json
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +46,23 @@ def claim_folder(folder: str | Path, option: str = "output") -> None:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise FileExistsError(f"{folder} is not an empty folder; choose another --{option}")
     check_writable(folder, option)
+
+
+@contextmanager
+def fill_folder(folder: str | Path) -> Iterator[Path]:
+    """
+    Give an empty folder to fill. It becomes `folder`, which `claim_folder` has checked, when the block ends without an
+    error; after an error nothing of it is left.
+    """
+    folder = Path(folder).resolve()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as beside:
+        filled = Path(beside) / folder.name
+        filled.mkdir()
+        yield filled
+        if folder.is_dir():
+            folder.rmdir()
+        filled.rename(folder)
 
 
 def check_writable(folder: Path, option: str) -> None:

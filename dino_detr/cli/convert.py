@@ -1,27 +1,83 @@
 """`dino-detr convert`: a published checkpoint becomes a checkpoint folder."""
 
+from __future__ import annotations
+
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from ..outputs import claim_folder
-from ..runs.names import CONFIG_JSON
+from ..outputs import claim_folder, fill_folder
+from ..published_checkpoints import format_published
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+PICTURE = "verification.jpg"  # what `--verify` draws
+THRESHOLD = 0.5
 
 
-def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    verb = verbs.add_parser("convert", help="turn a checkpoint with detrex's names into a checkpoint folder")
+class _List(argparse.Action):
+    """Print the published checkpoints, as `--help` prints the help: whatever else is missing."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        print(format_published())
+        parser.exit()
+
+
+def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    verb = verbs.add_parser("convert", help="turn a checkpoint of detrex, IDEA-Research or dgcnz into one from here")
     verb.set_defaults(run=run)
-    verb.add_argument("state_dict", metavar="STATE_DICT", help=".safetensors, or a torch file that needs no pickle")
-    verb.add_argument("--reference-config", required=True, metavar="CONFIG.json", help="the reference's values")
-    verb.add_argument("--output", required=True, metavar="DIR", help="folder to write to")
+    verb.add_argument(
+        "source", metavar="SOURCE", help="a file, hf://owner/repository[/file], or a name that --list prints"
+    )
+    verb.add_argument("--output", required=True, metavar="DIR", help="new folder to write to")
+    verb.add_argument("--list", action=_List, nargs=0, help="print the published checkpoints, and nothing else")
+    verb.add_argument("--reference-config", metavar="CONFIG.json", help="values that the tensors' shapes do not tell")
+    verb.add_argument("--verify", metavar="IMAGE", help=f"detect in an image and draw it: DIR/{PICTURE}")
 
 
 def run(options: argparse.Namespace) -> None:
-    from ..hub import load_reference_checkpoint
-    from ..image_processing_dino_detr import DinoDetrImageProcessor
+    from ..hub import convert_checkpoint
 
-    if (Path(options.output) / CONFIG_JSON).exists():
-        raise FileExistsError(f"{options.output} holds a checkpoint already; choose another --output")
     claim_folder(options.output)
-    load_reference_checkpoint(options.state_dict, options.reference_config).save_pretrained(options.output)
-    DinoDetrImageProcessor().save_pretrained(options.output)
-    print(f"{options.state_dict} -> {options.output}")
+    if options.reference_config and not Path(options.reference_config).is_file():
+        raise FileNotFoundError(f"there is no --reference-config {options.reference_config}")
+    image = _read_image(options.verify) if options.verify else None  # before a long download
+    with fill_folder(options.output) as folder:
+        print(convert_checkpoint(options.source, folder, options.reference_config).describe())
+        if image is not None:
+            print(f"{options.verify}: {_draw(folder, image)} -> {Path(options.output) / PICTURE}")
+    print(f"{options.source} -> {options.output}")
+
+
+def _read_image(name: str) -> Tensor:
+    from ..data.decoding import describe_fault
+    from ..data.image_sources import find_images
+
+    sources = find_images([name])
+    if len(sources) != 1:
+        raise ValueError(f"--verify {name} is {len(sources)} images; name one")
+    try:
+        return sources[0].read()
+    except OSError as fault:
+        raise ValueError(f"--verify {name}: cannot be read: {describe_fault(fault)}") from fault
+
+
+def _draw(folder: Path, image: Tensor) -> str:
+    """Detect in an image with the detector of a folder, save the picture there, and return what was found."""
+    from torchvision.transforms.v2.functional import to_pil_image
+
+    from ..evaluation import draw_detections
+    from ..inference import Detector
+
+    detector = Detector(folder)
+    (detections,) = detector([image], threshold=0.0)
+    names = detector.model.config.id2label
+    kept = {name: values[detections["scores"] > THRESHOLD] for name, values in detections.items()}
+    draw_detections(to_pil_image(image), kept, names).save(folder / PICTURE, quality=92)
+    count = len(kept["scores"])
+    found = f"{count} object{'' if count == 1 else 's'} above {THRESHOLD}"
+    if len(detections["scores"]):
+        best = f"{names[int(detections['labels'][0])]} {detections['scores'][0]:.2f}"
+        found += f", the best: {best}"
+    return found

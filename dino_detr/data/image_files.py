@@ -63,7 +63,7 @@ def inspect_images(rows: Dataset, name: str) -> ImageFacts:
         rows: of `load_detection_dataset`.
         name: of these rows in the cache.
     """
-    cache = _cache_folder() / f"{hashlib.sha256(name.encode()).hexdigest()[:24]}.json"
+    cache = cache_folder() / f"{hashlib.sha256(name.encode()).hexdigest()[:24]}.json"
     known = _read_cache(cache)
     images = rows.select_columns(["image"]).with_format("arrow")
 
@@ -148,7 +148,8 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _cache_folder() -> Path:
+def cache_folder() -> Path:
+    """Return the folder of what this package keeps for this user between runs; it may not be there yet."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dino-detr"
 
 

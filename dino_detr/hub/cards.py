@@ -9,6 +9,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from transformers.utils import logging
 
 from ..evaluation.coco.table import format_figure
+from ..published_checkpoints import CODES
 from ..runs.names import BOX_AP_PNG, DETECTIONS_PNG, FIGURES, LOSS_PNG
 from ..runs.record import RunRecord, read_record
 
@@ -78,7 +79,7 @@ def make_card(folder: str | Path, repo_id: str | None = None, license: str | Non
     record = read_record(folder)
     recipe, config, figures = record.recipe, record.config, record.figures
     backbone = _backbone(record)
-    legal = _license(license or _license_of(folder / CARD), backbone)
+    legal = _license(license or _license_of(folder / CARD), backbone, bool(record.source))
     dataset = str(recipe["dataset"]) if recipe.get("dataset") else None
     split = recipe.get("eval_split") or recipe.get("train_split")
     name = repo_id.split("/")[-1] if repo_id else folder.resolve().name
@@ -101,6 +102,8 @@ def make_card(folder: str | Path, repo_id: str | None = None, license: str | Non
         source=repo_id or name,
         pushed=repo_id is not None,
         backbone=backbone,
+        origin=record.source,
+        code=CODES.get(record.source.get("code", "")),
         dataset=_code(dataset),
         dataset_is_local="dataset" in record.local,
         split=_code(split),
@@ -164,6 +167,9 @@ def _backbone(record: RunRecord) -> dict:
     config = record.config["backbone_config"]
     kind, text, base_model = config["model_type"], f"a {config['model_type']} backbone", None
     dinov3 = "dinov3" in f"{kind} {config.get('backbone')}"  # timm's too, by its name
+    if record.source:
+        license_text = "part of the same file. What it was pretrained from has terms of its own"
+        return {"text": text, "license_text": license_text, "base_model": None, "dinov3": False}
     option = next((name for name in ("model", "backbone") if record.recipe.get(name)), None)
     if option is None and "backbone_config" in (record.recipe.get("model_config") or {}):
         text, license_text, dinov3 = f"{text}, from random weights", "it had no weights of others", False
@@ -185,14 +191,14 @@ def _backbone(record: RunRecord) -> dict:
     return {"text": text, "license_text": license_text, "base_model": base_model, "dinov3": dinov3}
 
 
-def _license(given: str | None, backbone: dict) -> dict:
+def _license(given: str | None, backbone: dict, converted: bool) -> dict:
     """Return what the author says, or what the backbone's licence asks of weights made from it, as DINOv3's does."""
     if given:
         return {"data": {"license": given}, "text": given}
     if backbone["dinov3"]:
         data = {"license": "other", "license_name": "dinov3-license", "license_link": _DINOV3_LICENSE}
         return {"data": data, "text": f"[DINOv3 License]({_DINOV3_LICENSE}), as their backbone's asks"}
-    return {"data": {}, "text": "their author has not said"}
+    return {"data": {}, "text": "none is stated with them" if converted else "their author has not said"}
 
 
 def _license_of(card: Path) -> str | None:
@@ -224,7 +230,7 @@ def _limits(record: RunRecord) -> list[str]:
         if figures.get(name, 0) < 0:
             limits.append(f"No object that is {what} was there to measure.")
     if not figures:
-        limits.append("How well it does was not measured.")
+        limits.append(f"How well it does was not measured{' here' if record.source else ''}.")
     return limits
 
 

@@ -13,7 +13,15 @@ from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from transformers.dynamic_module_utils import get_relative_import_files
 from transformers.utils import logging
 
-from ..runs.names import CONFIG_JSON, ENVIRONMENT_JSON, EVALUATION_JSONL, PLOTS, PREPROCESSOR_JSON, RECIPE_YAML
+from ..runs.names import (
+    CONFIG_JSON,
+    ENVIRONMENT_JSON,
+    EVALUATION_JSONL,
+    PLOTS,
+    PREPROCESSOR_JSON,
+    RECIPE_YAML,
+    SOURCE_JSON,
+)
 from ..runs.record import read_record
 from .cards import BESIDE, CARD, is_edited, make_card
 
@@ -116,7 +124,7 @@ def checkpoint_files(folder: Path) -> list[Path]:
 def _files(folder: Path) -> dict[str, Path | bytes]:
     """Return what is uploaded besides the card, by its name there."""
     files: dict[str, Path | bytes] = {path.name: path for path in checkpoint_files(folder)}
-    for name in (EVALUATION_JSONL, ENVIRONMENT_JSON):
+    for name in (EVALUATION_JSONL, ENVIRONMENT_JSON, SOURCE_JSON):
         if (folder / name).exists():
             files[name] = folder / name
     files |= {f"{PLOTS}/{path.name}": path for path in (folder / PLOTS).glob("*.png")}

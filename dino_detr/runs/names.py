@@ -6,6 +6,7 @@ from pathlib import Path
 # A checkpoint, as transformers names its files: the run folder's root, `checkpoint-<step>` and its `ema` are each one.
 CONFIG_JSON = "config.json"
 PREPROCESSOR_JSON = "preprocessor_config.json"
+SOURCE_JSON = "source.json"  # of one that was converted: where it comes from, and what its authors say of it
 
 # The record of the run.
 RECIPE_YAML = "recipe.yaml"  # the options, as resolved

@@ -15,6 +15,7 @@ from .names import (
     METRICS_JSONL,
     PREPROCESSOR_JSON,
     RECIPE_YAML,
+    SOURCE_JSON,
 )
 
 SOURCES = ("dataset", "model", "backbone")  # options that are a folder of this machine, or something known elsewhere
@@ -27,6 +28,7 @@ class RunRecord:
 
     Args:
         config, processor: `config.json` and `preprocessor_config.json`.
+        source: `source.json`, of a converted checkpoint.
         recipe: `recipe.yaml`; of a path only the last part.
         local: the options of the recipe that were folders or files of the machine.
         environment: `environment.json`.
@@ -37,6 +39,7 @@ class RunRecord:
 
     config: dict
     processor: dict
+    source: dict
     recipe: dict
     local: list[str]
     environment: dict
@@ -67,6 +70,7 @@ def read_record(folder: str | Path) -> RunRecord:
     return RunRecord(
         config=config,
         processor=read_mapping(folder / PREPROCESSOR_JSON),
+        source=read_mapping(folder / SOURCE_JSON),
         recipe=without_paths(recipe, local),
         local=local,
         environment=environment,

@@ -54,6 +54,8 @@ def load_for_fine_tuning(
     changes = dict(config_arguments)
     if id2label is not None:
         changes |= {"id2label": id2label, "label2id": None, "category_ids": config_arguments.get("category_ids")}
+        if not _same_names(former, id2label):  # columns that no class of the data has
+            changes["num_unused_classes"] = 0
     config = DinoDetrConfig(**(former.to_dict() | changes))
     with without_load_report():
         model, loading = DinoDetrForObjectDetection.from_pretrained(
@@ -67,7 +69,7 @@ def load_for_fine_tuning(
         raise ValueError(
             f"{source} has no weights for what is asked of it ({', '.join(sorted(changes))}): {', '.join(unfit[:5])}"
         )
-    if not _same_classes(former, config):  # also where they are as many, and were loaded
+    if not _same_names(former, config.id2label):  # also where they are as many, and were loaded
         renewed = [name for name in weights if _OF_CLASSES.fullmatch(name)]
         new = _new_weights(config)
         for name in renewed:
@@ -88,12 +90,13 @@ def _new_weights(config: DinoDetrConfig) -> dict[str, torch.Tensor]:
     """Return the weights of a new detector with the same heads and a small backbone."""
     vit = {"model_type": "dinov2", "image_size": 32, "patch_size": 16, "hidden_size": 32, "num_hidden_layers": 1}
     small = config.to_dict() | {"backbone_config": vit | {"num_attention_heads": 1}, "encoder_layers": 1}
+    small["pyramid_scale_factors"] = [1.0]
     return DinoDetrForObjectDetection(DinoDetrConfig(**small)).state_dict()
 
 
-def _same_classes(former: DinoDetrConfig, config: DinoDetrConfig) -> bool:
-    nameless = {index: f"LABEL_{index}" for index in config.id2label or {}}
-    return former.id2label in (config.id2label, nameless)
+def _same_names(former: DinoDetrConfig, id2label: dict[int, str] | None) -> bool:
+    nameless = {index: f"LABEL_{index}" for index in id2label or {}}
+    return former.id2label in (id2label, nameless)
 
 
 def _shown(config: DinoDetrConfig) -> str:

@@ -9,6 +9,16 @@ from safetensors.torch import load_file
 
 from dino_detr.hub.conversion.names import _as_pattern, name_pairs
 
+# what the names of each code do not look like; a place of ours stands in the files of both
+DETREX = (
+    r"(?!backbone\.0\.|input_proj|transformer\.level_embed$|transformer\.enc_out_)"
+    r"(?!transformer\.\w+\.layers\.\d+\.(self_attn|cross_attn|linear|norm\d))"
+)
+OFFICIAL = (
+    r"(?!neck\.|transformer\.level_embeds|backbone\.(?!0\.))"
+    r"(?!transformer\.\w+\.layers\.\d+\.(attentions|norms|ffns))"
+)
+
 
 def names_of_parameters(model) -> dict[str, torch.nn.Parameter]:
     """Parameters by the names that this version of transformers gives them in a file, which may be others in memory."""

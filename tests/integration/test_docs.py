@@ -18,10 +18,9 @@ from helpers import fake_hub
 from helpers.launching import ENVIRONMENT, RECIPE, ROOT, run
 from helpers.newcomer import make_folder
 
-from dino_detr import DinoDetrConfig, cli
+from dino_detr import cli
 from dino_detr.data import load_detection_dataset
 from dino_detr.data.sources.digits import NUM_SCENES
-from dino_detr.hub.conversion import convert_config
 from dino_detr.recipes import find_recipe
 from dino_detr.training import DinoDetrTrainingArguments, description, parse_options, prepare
 
@@ -186,18 +185,6 @@ def test_python_blocks(home, monkeypatch):
     assert output.count("block ") >= len(blocks("python")) >= 5
     converted = load_detection_dataset(str(home / "converted"), "train")  # as the text after it says
     assert converted[0]["objects"]["bbox"] == [[1, 2, 10, 20]]
-
-
-def test_the_references_configuration(core_golden):
-    """What converting.md says to set gives the defaults, which are the reference's."""
-    (_, block), *others = blocks("json")
-    values = json.loads((core_golden / "config.json").read_text())
-    for name, value in json.loads(block).items():
-        values[name] = {**values[name], **value} if isinstance(value, dict) else value
-    converted, expected = convert_config(values).to_dict(), DinoDetrConfig().to_dict()
-    sizes = [config["backbone_config"].pop("image_size") for config in (converted, expected)]
-    assert not others and sizes[0] // 16 == sizes[1] // 16 == 32
-    assert converted == expected
 
 
 def prose(name: str) -> str:

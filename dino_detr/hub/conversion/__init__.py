@@ -3,13 +3,15 @@
 import json
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors.torch import save_file
 from torch import Tensor
 
 from ...configuration_dino_detr import DinoDetrConfig
+from ...image_processing_dino_detr import DinoDetrImageProcessor
 from ...modeling_dino_detr import DinoDetrForObjectDetection
 from .coco import NUM_IDS
 from .files import PublishedFile, read_published_file
@@ -17,7 +19,42 @@ from .names import convert_state_dict
 from .shapes import OFFICIAL, config_from_shapes, find_code
 from .values import apply_reference_config
 
-__all__ = ["convert_state_dict", "load_reference_checkpoint"]
+__all__ = ["Converted", "convert_file", "convert_state_dict", "load_reference_checkpoint"]
+
+
+class Converted(NamedTuple):
+    """
+    A checkpoint of another code, as this package's classes.
+
+    Args:
+        model: in float32 and eval mode, frozen as in its recipe.
+        processor: what the model wants of images.
+        code: whose names the tensors had, `detrex` or `IDEA-Research/DINO`.
+        is_average: whether the file had a running average of the weights, which was taken then.
+        reference_config: the file of what the shapes do not tell; None: that is as published.
+    """
+
+    model: DinoDetrForObjectDetection
+    processor: DinoDetrImageProcessor
+    code: str
+    is_average: bool
+    reference_config: str | None
+
+    def describe(self) -> str:
+        """Return, in a line, what was recognised and what was not in the file."""
+        config: Any = self.model.config
+        classes = f"{config.num_labels} classes" + (" of COCO" if config.category_ids else " without names")
+        weights = ", the running average of its weights" if self.is_average else ""
+        place = self.reference_config or "its published detectors"
+        rest = (
+            f"{config.encoder_attention_heads} heads with {config.encoder_n_points} points, a position temperature of "
+            f"{config.position_embedding_temperature:g}, {config.num_denoising} denoising queries"
+        )
+        return (
+            f"recognised {self.code}: {config.backbone_config.model_type} backbone, "
+            f"{config.num_feature_levels} levels, {config.num_queries} queries, {classes}{weights}; "
+            f"not in the file, taken from {place}: {rest}"
+        )
 
 
 def load_reference_checkpoint(
@@ -44,15 +81,40 @@ def load_reference_checkpoint(
         ValueError: if it is no DINO detector's or not read (see `read_published_file`), or names and shapes do not all
             match.
     """
+    return convert_file(state_dict_path, config_path).model
+
+
+def convert_file(state_dict_path: str | Path, config_path: str | Path | None = None) -> Converted:
+    """Load a detector as `load_reference_checkpoint` does, with its processor and what was recognised."""
+    place = str(state_dict_path)
+    reference = None if config_path is None else _read_json(Path(config_path))
     published = read_published_file(state_dict_path)
     shapes = {name: tuple(tensor.shape) for name, tensor in published.weights.items()}
-    fields = config_from_shapes(shapes, str(state_dict_path))
-    if config_path is not None:
-        fields = apply_reference_config(fields, _read_json(Path(config_path)), str(config_path))
-    _check_told(fields, published, shapes, str(state_dict_path))
-    config = DinoDetrConfig(**fields)
-    weights = convert_state_dict(published.weights, config) | convert_state_dict(published.averaged, config)
-    return _build(config, weights, str(state_dict_path))
+    fields = config_from_shapes(shapes, place)
+    if reference is not None:
+        fields = apply_reference_config(fields, reference, str(config_path))
+    _check_told(fields, published, shapes, place)
+    try:
+        config = DinoDetrConfig(**fields)
+        weights = convert_state_dict(published.weights, config) | convert_state_dict(published.averaged, config)
+    except (ValueError, StrictDataclassError) as error:
+        raise ValueError(f"{place}: {' '.join(str(error).split())}") from error
+    return Converted(
+        _build(config, weights, place),
+        DinoDetrImageProcessor(**_statistics(published.weights)),
+        find_code(shapes, place).name,
+        bool(published.averaged),
+        None if config_path is None else Path(config_path).name,
+    )
+
+
+def _statistics(weights: dict[str, Tensor]) -> dict[str, list[float]]:
+    """Return the mean and deviation that images are normalised with, if the file has them. Theirs are of 0..255."""
+    return {
+        ours: [round(value / 255, 6) for value in weights[theirs].flatten().tolist()]
+        for theirs, ours in (("pixel_mean", "image_mean"), ("pixel_std", "image_std"))
+        if theirs in weights
+    }
 
 
 def _check_told(fields: dict[str, Any], published: PublishedFile, shapes: dict, place: str) -> None:

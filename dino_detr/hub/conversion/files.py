@@ -2,9 +2,13 @@
 
 import argparse
 import collections
+import contextlib
 import pickle
+import pickletools
+import re
+import zipfile
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import torch
@@ -52,6 +56,8 @@ def read_published_file(path: str | Path) -> PublishedFile:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
+    if path.stat().st_size == 0:
+        raise ValueError(f"{path} is empty")
     holder = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
     weights = next((holder[key] for key in _RAW if isinstance(holder.get(key), dict)), holder)
     averaged = next((holder[key] for key in _AVERAGED if isinstance(holder.get(key), dict)), {})
@@ -75,30 +81,45 @@ def _read_pickle(path: Path) -> dict[str, Any]:
     allowed: list[Any] = [(value, name) for name, value in _HARMLESS.items()]
     try:
         with torch.serialization.safe_globals(allowed):
-            holder = torch.load(path, map_location="cpu", weights_only=True)
+            # what is mapped is read when it is used: an optimiser beside the weights is not
+            holder = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
-        raise ValueError(_explain(path)) from error
-    except (RuntimeError, OSError, EOFError, ValueError, KeyError, AttributeError, IndexError) as error:
-        raise ValueError(f"{path} is damaged or no file of torch.save: {_first_line(error)}") from error
+        raise ValueError(_explain(path, str(error))) from error
+    except Exception as error:  # damaged bytes are told by any kind of error
+        raise ValueError(f"{path} is damaged or no file of torch.save: {_first_sentence(error)}") from error
     if not isinstance(holder, dict):
         raise ValueError(f"{path} holds a {type(holder).__name__}, not a mapping with tensors")
     return holder
 
 
-def _explain(path: Path) -> str:
-    """Say why a pickle is not read, without reading it."""
-    try:
-        found = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-    except (RuntimeError, ValueError, OSError, pickle.UnpicklingError, KeyError):
-        found = []
-    types = sorted(set(found) - set(_HARMLESS))
+def _explain(path: Path, refusal: str) -> str:
+    """Say why a pickle was not read: what stands in it, without making it."""
+    types = set(re.findall(r"GLOBAL ([\w.]+)", refusal))
+    with contextlib.suppress(Exception):  # files of before torch 1.6, or damaged ones
+        types |= set(torch.serialization.get_unsafe_globals_in_checkpoint(path))
+    with contextlib.suppress(Exception), open(path, "rb") as file:  # files of pickle alone
+        types |= _named_in_pickle(file)
+    types -= set(_HARMLESS)
     if not types:
         return f"{path} is damaged or no file of torch.save: it cannot be read as tensors and plain values"
+    keep = f"torch.save(torch.load({str(path)!r}, map_location='cpu', weights_only=False)['model'], 'weights.pth')"
     return (
-        f"{path} holds {', '.join(types)} beside its tensors, which would run code when read; nothing was run. If you "
-        f"trust who made it, keep its weights alone: python -c \"import torch; torch.save(torch.load('{path}', "
-        "map_location='cpu', weights_only=False)['model'], 'weights.pth')\""
+        f"{path} holds {', '.join(sorted(types))}, not only tensors and plain values: reading that may run code, so it "
+        f'was not read. If you trust who made it, keep its weights alone: python -c "import torch; {keep}"'
     )
+
+
+def _named_in_pickle(file: BinaryIO) -> set[str]:
+    """Return the types and functions that a pickle names."""
+    names, texts = set(), []
+    for opcode, argument, _ in pickletools.genops(file):
+        if opcode.name == "GLOBAL":
+            names.add(str(argument).replace(" ", "."))
+        elif opcode.name == "STACK_GLOBAL":
+            names.add(".".join(texts[-2:]))
+        elif isinstance(argument, str):
+            texts.append(argument)
+    return names
 
 
 def _tensors(weights: dict) -> dict[str, Tensor]:
@@ -106,5 +127,5 @@ def _tensors(weights: dict) -> dict[str, Tensor]:
     return {str(name).removeprefix("module."): tensor for name, tensor in weights.items() if isinstance(tensor, Tensor)}
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+def _first_sentence(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0].partition(". ")[0]

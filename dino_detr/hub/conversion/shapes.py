@@ -73,6 +73,7 @@ _OTHERS = [
     ("fc.weight", "a classifier's"),
     ("head.weight", "a classifier's"),
     ("classifier.", "a classifier's"),
+    ("blocks.0.attn.qkv.weight", "a backbone's alone"),
 ]
 
 
@@ -116,7 +117,7 @@ def config_from_shapes(shapes: Shapes, place: str) -> dict[str, Any]:
 def _all_fields(shapes: Shapes, code: Code, place: str) -> dict[str, Any]:
     attention = code.encoder.format(0)
     d_model = shapes["transformer.tgt_embed.weight"][1]
-    num_levels = shapes.get("transformer.level_embeds", shapes.get("transformer.level_embed", (0,)))[0]
+    num_levels = shapes[("transformer.level_embeds", "transformer.level_embed")[code is OFFICIAL]][0]
     decoder_layers = _count(shapes, r"transformer\.decoder\.layers\.(\d+)\.")
     points_and_heads = shapes[f"{attention}.attention_weights.weight"][0] // num_levels
     num_heads = points_and_heads // NUM_POINTS

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from helpers.original_names import original_names
+from helpers.original_names import DETREX, OFFICIAL, original_names
 from helpers.tiny import random_images, shake, tiny_arguments
 from safetensors.torch import load_file, save_file
 
@@ -10,15 +10,6 @@ from dino_detr import DinoDetrConfig, DinoDetrForObjectDetection
 from dino_detr.hub.conversion import load_reference_checkpoint
 from dino_detr.hub.conversion.shapes import config_from_shapes
 
-# what the names of each code do not look like; a place of ours stands in the files of both
-DETREX = (
-    r"(?!backbone\.0\.|input_proj|transformer\.level_embed$|transformer\.enc_out_)"
-    r"(?!transformer\.\w+\.layers\.\d+\.(self_attn|cross_attn|linear|norm\d))"
-)
-OFFICIAL = (
-    r"(?!neck\.|transformer\.level_embeds|backbone\.(?!0\.))"
-    r"(?!transformer\.\w+\.layers\.\d+\.(attentions|norms|ffns))"
-)
 THEIRS = {"position_embedding_temperature": 20, "position_embedding_offset": 0.0, "share_decoder_heads": True}
 
 RESNET = {"model_type": "resnet", "embedding_size": 8, "hidden_sizes": [8, 16, 24, 32], "depths": [1, 2, 1, 1]}
