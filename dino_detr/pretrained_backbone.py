@@ -18,7 +18,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from .backbone import backbone_is_hierarchical, build_backbone, check_backbone_type, patch_size_of
+from .backbone_structure import build_backbone, check_backbone_type, examine_backbone, patch_size_of
 from .configuration_dino_detr import is_hierarchical, select_stages
 
 logger = logging.get_logger(__name__)
@@ -208,23 +208,8 @@ def _load_timm_backbone(name: str, patch_size: int | None, num_stages: int) -> P
         "timm_arguments": arguments,
     }
     config = TimmBackboneConfig(backbone=name, **fields)
-    _refuse_fixed_sizes(name, config)
+    examine_backbone(config)  # before anything is downloaded
     backbone = build_backbone(config, pretrained=True)  # timm resamples what it loads
     if plain and arguments["patch_size"] != embedding.patch_size[0]:
         logger.warning(f"timm:{name}: patch embedding resampled {embedding.patch_size[0]} -> {patch_size} by timm")
     return backbone
-
-
-@torch.no_grad()
-def _refuse_fixed_sizes(name: str, config: TimmBackboneConfig) -> None:
-    """Refuse a model that does not give its maps, or takes images of one size only."""
-    try:
-        with torch.device("meta"):
-            backbone = build_backbone(config)
-            maps = backbone(torch.empty(1, 3, 320, 416), return_dict=True).feature_maps
-    except (AssertionError, AttributeError, RuntimeError, TypeError, ValueError) as error:
-        raise ValueError(
-            f"timm:{name} cannot be a backbone, which gives maps of images of any size: {error}"
-        ) from error
-    if len(maps) > 1 and not backbone_is_hierarchical(backbone):
-        raise ValueError(f"timm:{name} is neither a plain ViT nor hierarchical")
