@@ -91,7 +91,8 @@ def _load_backbone(source: str, config: Any, num_stages: int) -> PreTrainedModel
 
 
 def _load_mae(source: str) -> PreTrainedModel:
-    mae, loading = ViTMAEModel.from_pretrained(source, dtype=torch.float32, output_loading_info=True)
+    loaded: Any = ViTMAEModel.from_pretrained(source, dtype=torch.float32, output_loading_info=True)
+    mae, loading = loaded
     _refuse_missing(source, sorted(loading["missing_keys"]))
     config = mae.config
     if config.intermediate_size % config.hidden_size:

@@ -16,6 +16,7 @@ from dino_detr.training import uploads
 ROOT = Path(__file__).parent.parent
 CORE = ROOT / "tests" / "golden"  # weights, batches, outputs and losses: enough for a clone to test itself
 FULL = ROOT.parent / "shared" / "golden"  # gradients and intermediates too
+ZOO = ROOT.parent / "shared" / "zoo"  # the same of other families, and the names of published tensors
 BCCD = ROOT.parent / "shared" / "data" / "bccd"
 
 # several workers with several threads each would wait for one another
@@ -40,6 +41,13 @@ def full_golden() -> Path:
     if not FULL.is_dir():
         pytest.skip("the full golden set is not here")
     return FULL
+
+
+@pytest.fixture(scope="session")
+def zoo() -> Path:
+    if not ZOO.is_dir():
+        pytest.skip("the golden sets of other families are not here")
+    return ZOO
 
 
 @pytest.fixture(scope="session")

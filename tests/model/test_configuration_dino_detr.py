@@ -15,6 +15,7 @@ from helpers.tiny import (
 from huggingface_hub.errors import StrictDataclassError
 
 from dino_detr import DinoDetrConfig
+from dino_detr.training import build_optimizer
 
 REFUSED = (ValueError, TypeError, StrictDataclassError)
 
@@ -87,10 +88,16 @@ FLIPPED = {
     "focal_alpha": 0.5,
     "focal_gamma": 1.0,
     "category_ids": [3, 7, 9],
+    "pad_to_patch_size": False,
+    "position_embedding_temperature": 20,
+    "position_embedding_offset": 0.0,
+    "share_decoder_heads": True,
+    "num_unused_classes": 2,
+    "decay_norms": True,
 }
 
 
-DRAWN_ON = {"images": random_images(2, 3, 32, 48), "labels": random_labels(4, 2)}
+DRAWN_ON = {"images": random_images(2, 3, 37, 50), "labels": random_labels(4, 2)}
 
 
 def fingerprint(**arguments):
@@ -104,6 +111,7 @@ def fingerprint(**arguments):
         "weights": [(name, tuple(p.shape), p.requires_grad) for name, p in model.named_parameters()],
         "outputs": (outputs.logits.flatten().tolist(), outputs.pred_boxes.flatten().tolist()),
         "loss": loss.item(),
+        "decay": [(group["weight_decay"], len(group["params"])) for group in build_optimizer(model).param_groups],
     }
 
 

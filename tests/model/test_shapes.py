@@ -26,7 +26,7 @@ def test_the_drawing_shows_the_shapes_of_the_default_detector():
         return hook
 
     detector, inner = model.model, []
-    detector.backbone.register_forward_hook(record("backbone"))
+    detector.backbone.register_forward_hook(record("backbone", several=True))
     detector.pyramid.register_forward_hook(record("pyramid", several=True))
     detector.query_selection.register_forward_hook(record("selection", several=True))
     detector.register_forward_hook(lambda module, inputs, output: inner.append(output))

@@ -86,15 +86,15 @@ def test_adapters_in_a_frozen_backbone_are_trained_saved_and_merged(kind, checkp
 @pytest.mark.parametrize("kind", ALL_BACKBONES)
 def test_the_backbone_has_a_graph_exactly_when_something_in_it_wants_a_gradient(kind):
     backbone = tiny_detector(kind).model.backbone.train()
-    assert not backbone.model.training and not backbone(IMAGES).requires_grad
-    assert backbone(IMAGES.clone().requires_grad_()).requires_grad  # as of the image, to see what it looks at
+    assert not backbone.model.training and not backbone(IMAGES)[0].requires_grad
+    assert backbone(IMAGES.clone().requires_grad_())[0].requires_grad  # as of the image, to see what it looks at
     list(backbone.model.parameters())[5].requires_grad_()
-    assert backbone(IMAGES).requires_grad and not backbone.model.training
+    assert backbone(IMAGES)[0].requires_grad and not backbone.model.training
     with torch.no_grad():
-        assert not backbone(IMAGES).requires_grad
+        assert not backbone(IMAGES)[0].requires_grad
     unfrozen = tiny_detector(kind, freeze_backbone=False).model.backbone
-    assert unfrozen(IMAGES).requires_grad
-    assert not unfrozen.requires_grad_(False)(IMAGES).requires_grad
+    assert unfrozen(IMAGES)[0].requires_grad
+    assert not unfrozen.requires_grad_(False)(IMAGES)[0].requires_grad
 
 
 @pytest.mark.parametrize("use_reentrant", [False, True])

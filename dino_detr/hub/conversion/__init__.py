@@ -58,8 +58,11 @@ def load_reference_checkpoint(
 def _check_told(fields: dict[str, Any], published: PublishedFile, shapes: dict, place: str) -> None:
     """Refuse what neither shapes nor the code they are of tell."""
     code = find_code(shapes, place)
-    if fields["backbone_config"].get("num_attention_heads", 0) is None:
-        raise ValueError(f"{place}: shapes do not tell the number of its ViT's heads; give its --reference-config")
+    untold = [name for name, value in fields["backbone_config"].items() if value is None]
+    if untold:
+        raise ValueError(
+            f"{place}: names and shapes do not tell {', '.join(untold)} of its backbone; give its --reference-config"
+        )
     if fields["d_model"] % fields["encoder_attention_heads"]:
         raise ValueError(f"{place}: shapes do not tell its attention heads and points; give its --reference-config")
     num_classes = fields.get("num_labels")

@@ -151,7 +151,7 @@ def convert_state_dict(state: dict[str, Tensor], config: DinoDetrConfig) -> dict
             f"model.{target.format(**match.groupdict())}" for target in ([ours] if isinstance(ours, str) else ours)
         ]
         parts = [tensor] if len(names) == 1 else tensor.chunk(len(names))
-        converted |= {target: _class_rows(target, part, config) for target, part in zip(names, parts)}
+        converted |= {target: _fit(target, part, config) for target, part in zip(names, parts)}
     if unknown:
         raise ValueError(f"no place for {len(unknown)} tensors of the reference checkpoint: {', '.join(unknown[:5])}")
     return {name: tensor.contiguous() for name, tensor in (converted | _fillings(converted, config)).items()}
@@ -240,6 +240,16 @@ def _unused_pyramid_levels(config: DinoDetrConfig) -> re.Pattern[str]:
     """Return what matches names of levels that the transformer does not see."""
     seen = "|".join(map(str, _pyramid_stages(config)))
     return re.compile(rf"backbone\.simfp_(?!({seen})\.)" if seen else r"(?!)")
+
+
+def _fit(name: str, tensor: Tensor, config: DinoDetrConfig) -> Tensor:
+    """Return a tensor as our model has it: rows of its classes, and a first position, which a ViTDet passes over."""
+    backbone_config: Any = config.backbone_config
+    if backbone_config.model_type == "vitdet" and name.endswith("embeddings.position_embeddings"):
+        positions = (backbone_config.pretrain_image_size // backbone_config.patch_size) ** 2
+        if tensor.shape[1] == positions:  # of a ViT pretrained without a class token
+            return torch.cat([torch.zeros_like(tensor[:, :1]), tensor], dim=1)
+    return _class_rows(name, tensor, config)
 
 
 def _class_rows(name: str, tensor: Tensor, config: DinoDetrConfig) -> Tensor:

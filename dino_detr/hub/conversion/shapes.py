@@ -11,12 +11,10 @@ NUM_POINTS = 4  # of deformable attention, in all published detectors
 _HEAD_WIDTH = 64  # of DINOv2's attention
 _DINOV2_WIDTHS = (384, 768, 1024, 1536)  # whose heads are that wide
 
-# Drop path of the published Swins, by width and depths: their authors', and detectron2's default for the rest.
-_SWIN_DROP_PATH = {
+# Drop path of the published Swins (tiny; small, base and large), by width and depths.
+_SWIN_DROP_PATH: dict[tuple[int, tuple[int, ...]], float] = {
     (96, (2, 2, 6, 2)): 0.1,
-    (96, (2, 2, 18, 2)): 0.2,
-    (128, (2, 2, 18, 2)): 0.2,
-    (192, (2, 2, 18, 2)): 0.2,
+    **{(width, (2, 2, 18, 2)): 0.2 for width in (96, 128, 192)},
 }
 
 
@@ -103,10 +101,19 @@ def config_from_shapes(shapes: Shapes, place: str) -> dict[str, Any]:
     """
     Return the fields of `DinoDetrConfig` that names and shapes tell, with those that the code they are of implies.
 
+    What neither tells of the backbone is None.
+
     Raises:
-        ValueError: if it is no DINO detector's, or names the first thing that shapes do not tell.
+        ValueError: if it is no DINO detector's, or lacks a tensor that one has.
     """
     code = find_code(shapes, place)
+    try:
+        return _all_fields(shapes, code, place)
+    except KeyError as error:
+        raise ValueError(f"{place} looks like a DINO detector of {code.name}, but has no tensor {error}") from error
+
+
+def _all_fields(shapes: Shapes, code: Code, place: str) -> dict[str, Any]:
     attention = code.encoder.format(0)
     d_model = shapes["transformer.tgt_embed.weight"][1]
     num_levels = shapes.get("transformer.level_embeds", shapes.get("transformer.level_embed", (0,)))[0]
@@ -154,10 +161,10 @@ def _backbone_fields(shapes: Shapes, code: Code, num_levels: int, place: str) ->
     elif {"backbone.layers.0.blocks.0.attn.qkv.weight", "backbone.0.layers.0.blocks.0.attn.qkv.weight"} & names:
         fields = {"backbone_config": _swin(shapes), "freeze_backbone": False}
     elif "backbone.net.blocks.0.attn.qkv.weight" in names:
-        vit = _vitdet(shapes, place)
+        vit = _vitdet(shapes)
         fields = {"backbone_config": vit, "freeze_backbone": False, "pad_to_patch_size": False}
     elif any(re.search(r"backbone\.net\..*blocks\.0\.ls1\.gamma", name) for name in names):
-        fields = {"backbone_config": _dinov2(shapes, place), "freeze_backbone": True}
+        fields = {"backbone_config": _dinov2(shapes), "freeze_backbone": True}
     else:
         parts = sorted(name for name in names if name.startswith("backbone."))[:3]
         raise ValueError(
@@ -166,12 +173,20 @@ def _backbone_fields(shapes: Shapes, code: Code, num_levels: int, place: str) ->
         )
     if "patch_size" in fields["backbone_config"] and any(name.startswith("backbone.simfp_") for name in names):
         return fields | _pyramid(shapes, fields["backbone_config"]["patch_size"], num_levels)
-    maps = _count(shapes, re.escape(code.neck).replace(r"\{\}", r"(\d+)"))
-    if code is OFFICIAL:  # which numbers the further levels with the maps
-        maps = sum(shapes[code.neck.format(i)][-1] == 1 for i in range(maps))
-    stages = len(fields["backbone_config"]["depths"])
-    fields["backbone_config"]["out_features"] = [f"stage{i}" for i in range(stages - maps + 1, stages + 1)]
+    fields["backbone_config"]["out_features"] = _taken_stages(shapes, code, fields["backbone_config"], place)
     return fields
+
+
+def _taken_stages(shapes: Shapes, code: Code, backbone_config: dict[str, Any], place: str) -> list[str]:
+    """Return the stages whose maps the neck takes, by their channels."""
+    widths = backbone_config.get("hidden_sizes") or [
+        backbone_config["embed_dim"] * 2**stage for stage in range(len(backbone_config["depths"]))
+    ]
+    convolutions = [shapes[code.neck.format(i)] for i in range(_count(shapes, code.neck.format(r"(\d+)")))]
+    taken = [shape[1] for shape in convolutions if shape[-1] == 1]  # the others make further levels
+    if not set(taken) <= set(widths) or sorted(taken) != taken:
+        raise ValueError(f"{place}: its neck takes maps of {taken} channels, its backbone's stages give {widths}")
+    return [f"stage{widths.index(channels) + 1}" for channels in taken]
 
 
 def _resnet(shapes: Shapes) -> dict[str, Any]:
@@ -179,12 +194,13 @@ def _resnet(shapes: Shapes) -> dict[str, Any]:
     stage_name = "backbone.0.body.layer{}" if official else "backbone.res{}"
     first = 1 if official else 2
     stages = [stage_name.format(first + i) for i in range(4)]
+    basic = f"{stages[0]}.0.conv3.weight" not in shapes
     return {
         "model_type": "resnet",
-        "layer_type": "bottleneck",
+        "layer_type": "basic" if basic else "bottleneck",
         "downsample_in_bottleneck": False,
         "embedding_size": shapes["backbone.0.body.conv1.weight" if official else "backbone.stem.conv1.weight"][0],
-        "hidden_sizes": [shapes[f"{stage}.0.conv3.weight"][0] for stage in stages],
+        "hidden_sizes": [shapes[f"{stage}.0.conv{2 if basic else 3}.weight"][0] for stage in stages],
         "depths": [_count(shapes, re.escape(stage) + r"\.(\d+)\.") for stage in stages],
     }
 
@@ -203,6 +219,7 @@ def _swin(shapes: Shapes) -> dict[str, Any]:
         "num_heads": [heads for _, heads in tables],
         "window_size": (int(tables[0][0] ** 0.5) + 1) // 2,
         "mlp_ratio": shapes[f"{prefix}layers.0.blocks.0.mlp.fc1.weight"][0] / width,
+        "qkv_bias": f"{prefix}layers.0.blocks.0.attn.qkv.bias" in shapes,
         "drop_path_rate": _SWIN_DROP_PATH.get((width, tuple(depths)), 0.0),
         "use_absolute_embeddings": False,
     }
@@ -221,39 +238,35 @@ def _convnext(shapes: Shapes) -> dict[str, Any]:
     }
 
 
-def _vitdet(shapes: Shapes, place: str) -> dict[str, Any]:
+def _vitdet(shapes: Shapes) -> dict[str, Any]:
+    """Return a ViTDet's configuration; None where only relative positions of two lengths would tell."""
     prefix = "backbone.net."
     patch, width = shapes[f"{prefix}patch_embed.proj.weight"][-1], shapes[f"{prefix}patch_embed.proj.weight"][0]
     blocks = range(_count(shapes, r"backbone\.net\.blocks\.(\d+)\."))
-    tables = [shapes.get(f"{prefix}blocks.{i}.attn.rel_pos_h") for i in blocks]
-    lengths = [table[0] for table in tables if table is not None]
-    if len(lengths) < len(blocks) or len(set(lengths)) != 2:
-        raise ValueError(
-            f"{place}: which blocks of its ViT attend in windows cannot be told from its relative positions "
-            f"({len(lengths)} of {len(blocks)} blocks, of lengths {sorted(set(lengths))}); give its --reference-config"
-        )
-    window, side = ((length + 1) // 2 for length in sorted(set(lengths)))
-    positions = shapes[f"{prefix}pos_embed"][1] - 1
+    tables = [shapes[name] for i in blocks if (name := f"{prefix}blocks.{i}.attn.rel_pos_h") in shapes]
+    sides = [(length + 1) // 2 for length, _ in tables]  # of what a block attends to, in patches
+    windowed = len(tables) == len(blocks) and len(set(sides)) == 2
+    positions = shapes[f"{prefix}pos_embed"][1]
     return {
         "model_type": "vitdet",
         "hidden_size": width,
         "num_hidden_layers": len(blocks),
-        "num_attention_heads": width // shapes[f"{prefix}blocks.0.attn.rel_pos_h"][1],
+        "num_attention_heads": width // tables[0][1] if tables else None,
         "mlp_ratio": shapes[f"{prefix}blocks.0.mlp.fc1.weight"][0] // width,
         "layer_norm_eps": 1e-6,
         "patch_size": patch,
-        "image_size": side * patch,
-        "pretrain_image_size": int(positions**0.5) * patch,
+        "image_size": max(sides) * patch if windowed else None,
+        "pretrain_image_size": int(positions**0.5) * patch,  # with or without a class token's position
         "qkv_bias": f"{prefix}blocks.0.attn.qkv.bias" in shapes,
-        "window_size": window,
-        "window_block_indices": [i for i, length in enumerate(lengths) if length == 2 * window - 1],
+        "window_size": min(sides) if windowed else None,
+        "window_block_indices": [i for i in blocks if sides[i] == min(sides)] if windowed else None,
         "residual_block_indices": [],
         "use_absolute_position_embeddings": True,
-        "use_relative_position_embeddings": True,
+        "use_relative_position_embeddings": bool(tables),
     }
 
 
-def _dinov2(shapes: Shapes, place: str) -> dict[str, Any]:
+def _dinov2(shapes: Shapes) -> dict[str, Any]:
     (projection,) = (name for name in shapes if re.fullmatch(r"backbone\.net\..*patch_embed\.proj\.weight", name))
     prefix = projection.removesuffix("patch_embed.proj.weight")
     width, patch = shapes[projection][0], shapes[projection][-1]

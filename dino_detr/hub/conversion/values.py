@@ -126,7 +126,11 @@ def apply_reference_config(fields: dict[str, Any], reference: dict, place: str) 
     for alpha in ("alpha", "gamma"):
         focal = values.get(f"focal_{alpha}", values.get(f"focal.{alpha}"))
         _check(values, f"matcher.{alpha}", focal, place, "this model has, as in the loss,")
+    samples = fields["encoder_attention_heads"] * fields["encoder_n_points"]
     fields = fields | {field: values[key] for key, field in _FIELDS if key in values}
+    heads, points = fields["encoder_attention_heads"], fields["encoder_n_points"]
+    if heads * points != samples:
+        raise ValueError(f"{place}: {heads} heads with {points} points are not the tensors' {samples} in all")
     backbone = {field: values[key] for key, field in _BACKBONE_FIELDS if key in values}
     if backbone.get("drop_path_rate") is None or "drop_path_rate" not in fields["backbone_config"]:
         backbone.pop("drop_path_rate", None)
