@@ -134,7 +134,8 @@ class DinoDetrBackbone(nn.Module):
         options = [getattr(layer._gradient_checkpointing_func, "keywords", {}) for layer in layers]
         if any(option.get("use_reentrant") for option in options) and not pixel_values.requires_grad:
             pixel_values = pixel_values.detach().requires_grad_()
-        frozen = [layer for layer in layers if not layer.training]
+        inner = {part for layer in layers for part in layer.modules() if part is not layer}  # Swin's, in its stages
+        frozen = [layer for layer in layers if not layer.training and layer not in inner]
         for layer in frozen:
             layer.training = True
         try:

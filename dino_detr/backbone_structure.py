@@ -98,7 +98,8 @@ def _run(backbone: Any, what: str, height: int, width: int) -> list[Tensor]:
     except Exception as error:  # of somebody else's code, any
         reason = " ".join(str(error).split())
         raise ValueError(
-            f"{what} cannot be the backbone, which takes images of any size: of {height}x{width} pixels it says: {reason}"
+            f"{what} cannot be the backbone, which takes images of any size: of {height}x{width} pixels it says: "
+            + reason
         ) from error
     if any(feature_map.ndim != 4 for feature_map in maps):
         raise ValueError(f"{what} cannot be the backbone: it gives no maps, but {[list(m.shape) for m in maps]}")
