@@ -1,18 +1,19 @@
 """What a backbone of transformers or timm is made of: its stages, and, found without numbers, what its maps are."""
 
-import json
+import copy
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import CONFIG_MAPPING, MODEL_FOR_BACKBONE_MAPPING, AutoBackbone, PreTrainedModel
+from transformers import MODEL_FOR_BACKBONE_MAPPING, AutoBackbone, PreTrainedModel
 
 from .configuration_dino_detr import is_hierarchical
 
 USUAL_STRIDE = 32  # pixels a cell of the last map stands for, in most hierarchical backbones
+
+_EXAMINED: dict[str, "BackboneFacts"] = {}  # by configuration: a second detector is built as fast as before
 
 
 @dataclass(frozen=True)
@@ -57,15 +58,15 @@ def examine_backbone(backbone_config: Any) -> BackboneFacts:
         ValueError: if it takes images of some sizes only, or its maps are not one smaller than the other.
     """
     check_backbone_type(backbone_config.model_type, "backbone_config")
-    return _examine(backbone_config.to_json_string(use_diff=False))
+    key = backbone_config.to_json_string(use_diff=False)
+    if key not in _EXAMINED:
+        _EXAMINED[key] = _examine(copy.deepcopy(backbone_config))  # timm's are completed when they are built
+    return _EXAMINED[key]
 
 
-@lru_cache(maxsize=64)
 @torch.inference_mode(False)
 @torch.enable_grad()
-def _examine(config_json: str) -> BackboneFacts:
-    fields = json.loads(config_json)
-    config = CONFIG_MAPPING[fields["model_type"]].from_dict(fields)
+def _examine(config: Any) -> BackboneFacts:
     what = f"{config.model_type} {config.backbone}" if config.model_type == "timm_backbone" else config.model_type
     with torch.device("meta"):
         backbone: Any = build_backbone(config).eval()
@@ -84,7 +85,7 @@ def _examine(config_json: str) -> BackboneFacts:
         )
     odd = 0 if takes_whole_cells(backbone) else 5
     maps = _run(backbone, what, 2 * grain + odd, 5 * grain + odd)
-    names, parameters = zip(*backbone.named_parameters())
+    names, parameters = zip(*((name, p) for name, p in backbone.named_parameters() if p.requires_grad))
     gradients = torch.autograd.grad([feature_map.sum() for feature_map in maps], parameters, allow_unused=True)
     unused = frozenset(name for name, gradient in zip(names, gradients) if gradient is None)
     return BackboneFacts(grain, strides, unused)

@@ -149,8 +149,8 @@ def check_start(options: Any) -> None:
         raise ValueError("say what to train: model, backbone, or model_config with a backbone_config")
     if options.model is not None and options.backbone is not None:
         raise ValueError("model and backbone are both given, but a checkpoint brings its own backbone")
-    if (options.model or options.backbone) and "backbone_config" in config:
-        raise ValueError("model_config has a backbone_config, but model or backbone brings its own: leave one out")
+    if options.model is not None and "backbone_config" in config:
+        raise ValueError("model_config has a backbone_config, but model brings its own: leave one out")
     if options.dataset is None:
         raise ValueError("say what to train on: dataset")
 
@@ -175,8 +175,8 @@ def check_model_config(options: Any) -> None:
 def check_backbone_config(options: Any) -> None:
     """Check that the backbone has each field: transformers says nothing of one that it has not."""
     fields_given = (options.model_config or {}).get("backbone_config")
-    if not isinstance(fields_given, dict):
-        return  # the configuration itself says more
+    if not isinstance(fields_given, dict) or options.backbone is not None:
+        return  # the configuration itself says more, or the pretrained backbone's
     kind = str(fields_given.get("model_type"))
     if kind not in CONFIG_MAPPING:
         return

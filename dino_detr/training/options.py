@@ -43,8 +43,8 @@ class DinoDetrTrainingArguments(TrainingArguments):
     model_config: dict | None = field(
         default=None,
         metadata={
-            "help": "Further fields of DinoDetrConfig, as a mapping (on the command line: JSON). With backbone_config "
-            "and no backbone, the backbone starts from random weights."
+            "help": "Further fields of DinoDetrConfig, as a mapping (on the command line: JSON). Its backbone_config "
+            "changes fields of the backbone (drop_path_rate), or is, without one, that of random weights."
         },
     )
     num_queries: int | None = field(default=None, metadata={"help": "Object queries of a new detector."})
