@@ -167,7 +167,10 @@ def check_model_config(options: Any) -> None:
             raise ValueError(f"{name} is given as an option and in model_config: leave one out")
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             continue  # of its kind the configuration itself says more
-        allowed, text = _COUNT if kinds.get(name) is int and name != "num_denoising" else _NOT_NEGATIVE
+        if name == "position_embedding_offset":  # which is below 0 by default
+            continue
+        may_be_none = name in ("num_denoising", "num_unused_classes")
+        allowed, text = _COUNT if kinds.get(name) is int and not may_be_none else _NOT_NEGATIVE
         if not (math.isfinite(value) and allowed(value)):
             raise ValueError(f"model_config: {name}={value} must be {text}")
 
