@@ -1,6 +1,5 @@
 """A backbone of transformers or timm made ready: its maps, padding, position grid, freezing."""
 
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -10,13 +9,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
-from transformers import MODEL_FOR_BACKBONE_MAPPING, AutoBackbone, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from .configuration_dino_detr import DinoDetrConfig, is_hierarchical
+from .backbone_structure import (
+    as_channels_first,
+    backbone_is_hierarchical,
+    build_backbone,
+    examine_backbone,
+    parameter_depths,
+    takes_whole_cells,
+)
+from .configuration_dino_detr import DinoDetrConfig
 from .cpu_linear import fast_linears, is_captured
-
-LARGEST_STRIDE = 32  # pixels a cell of the last map stands for, in a hierarchical backbone
 
 
 class DinoDetrBackbone(nn.Module):
@@ -29,11 +33,12 @@ class DinoDetrBackbone(nn.Module):
 
     def __init__(self, config: DinoDetrConfig):
         super().__init__()
-        self.freeze_backbone, self.pad_to_patch_size = config.freeze_backbone, config.pad_to_patch_size
+        self.freeze_backbone = config.freeze_backbone
+        self.facts = examine_backbone(config.backbone_config)
         self.model: Any = build_backbone(config.backbone_config)  # of one of many classes
-        self.stride = backbone_stride(self.model)
-        self.is_hierarchical = backbone_is_hierarchical(self.model)
         self.channels: list[int] = list(self.model.channels)
+        padded = config.pad_to_patch_size and not backbone_is_hierarchical(self.model)
+        self.takes_whole_cells = padded or takes_whole_cells(self.model)
         if config.position_embedding_antialias and self.model.config.model_type == "dinov2":
             embeddings = self.model.embeddings
             embeddings.interpolate_pos_encoding = partial(_interpolate_positions_antialiased, embeddings)
@@ -44,26 +49,33 @@ class DinoDetrBackbone(nn.Module):
         """Whether all of it is left as it is."""
         return self.freeze_backbone is True
 
+    @property
+    def stride(self) -> int:
+        """The pixels that a cell of the last map stands for, each way: a plain ViT's patch."""
+        return self.facts.strides[-1]
+
     def freeze(self) -> None:
         """
         Switch off the gradients of what is frozen, and of what no gradient reaches (DDP would stop at it).
 
         Batch norms are frozen in any case: a step's few images say nothing of a data set's statistics.
+
+        Raises:
+            ValueError: if the backbone has fewer stages than are to be frozen.
         """
-        unused = ["mask_token", "swin.layernorm."]
-        if getattr(self.model.config, "apply_layernorm", True) is False:
-            unused.append("layernorm.")
+        depths, num_stages = parameter_depths(self.model)
+        first = min(depths.values())  # 1 if the stem is a part of the first stage
+        if self.freeze_backbone > num_stages + 1 - first:
+            raise ValueError(
+                f"freeze_backbone={self.freeze_backbone}, but this backbone has {num_stages + 1 - first} stages"
+                + ", its stem or embeddings included" * (first == 0)
+            )
         for name, parameter in self.model.named_parameters():
-            if self.frozen or any(part in name for part in unused):
+            if self.frozen or name in self.facts.unused or depths[parameter] - first < self.freeze_backbone:
                 parameter.requires_grad_(False)
         for module in self.model.modules():
             if isinstance(module, _BatchNorm):
                 module.requires_grad_(False)
-        depths, num_stages = parameter_depths(self.model)
-        last_seen = _last_stage(self.model.config, num_stages)
-        for parameter, depth in depths.items():
-            if depth < int(self.freeze_backbone) or last_seen < depth <= num_stages:
-                parameter.requires_grad_(False)
         self.train(self.training)
 
     def train(self, mode: bool = True) -> "DinoDetrBackbone":
@@ -74,7 +86,7 @@ class DinoDetrBackbone(nn.Module):
         elif mode:
             for module in self.model.modules():
                 parameters = list(module.parameters())
-                if parameters and not any(parameter.requires_grad for parameter in parameters):
+                if isinstance(module, _BatchNorm) or (parameters and not any(p.requires_grad for p in parameters)):
                     module.eval()
         return self
 
@@ -99,45 +111,37 @@ class DinoDetrBackbone(nn.Module):
             else:
                 with fast_linears(pixel_values), self._weights(), self._checkpointed(pixel_values) as pixel_values:
                     maps = self.model(pixel_values, **arguments).feature_maps
-        if self._channels_last():
-            maps = [feature_map.permute(0, 3, 1, 2) for feature_map in maps]
-        return list(maps)
+        return as_channels_first(self.model, maps)
 
     def _padded(self, side: int) -> int:
         """Return a side of the image, in pixels, as the backbone gets it."""
-        cells = 2 if len(self.channels) == 1 else 1
-        whole_cells = self.pad_to_patch_size and not self.is_hierarchical
-        if whole_cells or self.model.config.model_type == "timm_backbone":  # of timm's, many take nothing else
-            return max(cells, -(-side // self.stride)) * self.stride
-        return max(cells * self.stride, side)
-
-    def _channels_last(self) -> bool:
-        """Return whether the maps are `[B, h, w, C]`, as timm's Swin gives them."""
-        if self.model.config.model_type != "timm_backbone":
-            return False
-        return getattr(getattr(self.model._backbone, "output_fmt", None), "value", None) == "NHWC"
+        least = self.stride * (2 if len(self.channels) == 1 else 1)
+        grain = self.facts.grain if self.takes_whole_cells else 1
+        return max(least, -(-side // grain) * grain)
 
     @contextmanager
     def _checkpointed(self, pixel_values: Tensor) -> Iterator[Tensor]:
         """
-        Have layers recomputed, if that was asked for, although a frozen backbone is in eval mode.
+        Have layers recomputed, if that was asked for, although what is frozen is in eval mode.
 
         Only the layers themselves are said to train, which transformers looks at; what they consist of is not.
         Recomputed the reentrant way, a layer has gradients only if its input wants one.
         """
         layers = []
-        if self.frozen and self.training and torch.is_grad_enabled():
+        if self.freeze_backbone and self.training and torch.is_grad_enabled():
             layers = [module for module in self.model.modules() if isinstance(module, GradientCheckpointingLayer)]
             layers = [layer for layer in layers if layer.gradient_checkpointing]
-        for layer in layers:
-            layer.training = True
         options = [getattr(layer._gradient_checkpointing_func, "keywords", {}) for layer in layers]
         if any(option.get("use_reentrant") for option in options) and not pixel_values.requires_grad:
             pixel_values = pixel_values.detach().requires_grad_()
+        inner = {part for layer in layers for part in layer.modules() if part is not layer}  # Swin's, in its stages
+        frozen = [layer for layer in layers if not layer.training and layer not in inner]
+        for layer in frozen:
+            layer.training = True
         try:
             yield pixel_values
         finally:
-            for layer in layers:
+            for layer in frozen:
                 layer.training = False
 
     @contextmanager
@@ -156,78 +160,6 @@ class DinoDetrBackbone(nn.Module):
         finally:
             if hook is not None:
                 hook.post_forward(vit, None)
-
-
-def build_backbone(backbone_config: Any, **timm_arguments: Any) -> PreTrainedModel:
-    """Build a backbone with random weights, or with timm's `pretrained=True` with its own."""
-    check_backbone_type(backbone_config.model_type, "backbone_config")
-    if backbone_config.model_type != "timm_backbone":
-        return AutoBackbone.from_config(backbone_config)
-    from transformers import TimmBackbone  # imports timm, which takes a second
-
-    # TimmBackboneConfig has no place for timm's own arguments, so they are kept beside its fields
-    return TimmBackbone(backbone_config, **(getattr(backbone_config, "timm_arguments", {}) | timm_arguments))
-
-
-def check_backbone_type(model_type: str, place: str) -> None:
-    """Refuse a `model_type` of which transformers knows no backbone."""
-    known = sorted(config.model_type for config in MODEL_FOR_BACKBONE_MAPPING)
-    if model_type not in known:
-        raise ValueError(f"{place}: {model_type!r} is not supported as a backbone; choose from {', '.join(known)}")
-
-
-def backbone_is_hierarchical(backbone: Any) -> bool:
-    """Return whether the maps of a backbone's stages become smaller."""
-    if backbone.config.model_type == "timm_backbone":
-        return len({info["reduction"] for info in backbone._backbone.feature_info.get_dicts()}) > 1
-    return is_hierarchical(backbone.config)
-
-
-def backbone_stride(backbone: Any) -> int:
-    """Return the pixels that a cell of the last map stands for, each way: a plain ViT's patch."""
-    if backbone.config.model_type == "timm_backbone":
-        return backbone._backbone.feature_info.reduction()[-1]
-    return LARGEST_STRIDE if is_hierarchical(backbone.config) else patch_size_of(backbone.config)
-
-
-def patch_size_of(backbone_config: Any) -> int:
-    """Return the side of a patch of a plain ViT of transformers, in pixels."""
-    size = backbone_config.patch_size
-    return size if isinstance(size, int) else size[0]
-
-
-def stage_modules(backbone: Any) -> list[nn.Module]:
-    """Return the blocks of a plain ViT, or the stages of a hierarchical backbone, first to last."""
-    timm_model = getattr(backbone, "_backbone", None)
-    if isinstance(timm_model, nn.ModuleDict):  # timm's convnets, cut to pieces: the stem is the first of five
-        names = [info["module"].replace(".", "_") for info in timm_model.feature_info.info]
-        return [timm_model[name] for name in names[-4:] if name in timm_model]
-    containers = [module for module in backbone.modules() if isinstance(module, (nn.ModuleList, nn.Sequential))]
-    return list(max(containers, key=lambda module: sum(p.numel() for p in module.parameters())))
-
-
-def parameter_depths(backbone: nn.Module) -> tuple[dict[nn.Parameter, int], int]:
-    """
-    Return in which stage each parameter is, and the number of stages `n` (see `stage_modules`).
-
-    Stages are counted from 1; what stands before them (stem, embeddings) is in 0, what stands after them in n + 1.
-    """
-    stages = stage_modules(backbone)
-    stage_of = {parameter: i for i, stage in enumerate(stages, start=1) for parameter in stage.parameters()}
-    depths, depth = {}, 0
-    for parameter in backbone.parameters():
-        if parameter in stage_of:
-            depth = stage_of[parameter]
-        elif depth:
-            depth = len(stages) + 1
-        depths[parameter] = depth
-    return depths, len(stages)
-
-
-def _last_stage(backbone_config: Any, num_stages: int) -> int:
-    """Return the last stage whose map is taken; those after it are computed for nothing, or not at all."""
-    stage = re.fullmatch(r"stage(\d+)", str((getattr(backbone_config, "out_features", None) or [""])[-1]))
-    return int(stage[1]) if stage and backbone_config.model_type != "timm_backbone" else num_stages
 
 
 def _interpolate_positions_antialiased(module: Any, embeddings: Tensor, height: int, width: int) -> Tensor:

@@ -201,9 +201,12 @@ class DinoDetrConfig(PreTrainedConfig):
             if self.d_model % getattr(self, heads):
                 raise ValueError(f"d_model={self.d_model} must be a multiple of {heads}={getattr(self, heads)}")
         self._validate_levels()
-        for name in ("freeze_backbone", "num_unused_classes"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative, but is {getattr(self, name)}")
+        if self.freeze_backbone < 0:
+            names = getattr(self.backbone_config, "stage_names", None)
+            of = f" of {len({'stem', *names})}" if names else ""
+            raise ValueError(f"freeze_backbone must be true, false or a number{of} stages, not {self.freeze_backbone}")
+        if self.num_unused_classes < 0:
+            raise ValueError(f"num_unused_classes must not be negative, but is {self.num_unused_classes}")
         if self.position_embedding_temperature <= 0:
             raise ValueError(
                 f"position_embedding_temperature must be above 0, not {self.position_embedding_temperature}"
@@ -241,7 +244,7 @@ def is_hierarchical(backbone_config: PreTrainedConfig) -> bool:
 def select_stages(backbone_config: Any, count: int) -> None:
     """Have a backbone give the maps of its last `count` stages, or its last map if it is not hierarchical."""
     names = [name for name in backbone_config.stage_names if name != "stem"]
-    backbone_config.out_features = names[-count:] if is_hierarchical(backbone_config) else names[-1:]
+    backbone_config.out_features = names[-max(count, 1) :] if is_hierarchical(backbone_config) else names[-1:]
 
 
 def _build_backbone_config(backbone_config: dict, num_stages: int) -> PreTrainedConfig:

@@ -25,7 +25,7 @@ from .levels import locate_levels
 from .loss import TERMS, count_boxes, denoising_suffixes, dino_loss
 from .padding import mask_from_labels
 from .pretrained import DinoDetrPreTrainedModel
-from .pretrained_backbone import load_pretrained_backbone
+from .pretrained_backbone import DEFAULT_PATCH_SIZE, load_pretrained_backbone
 from .query_selection import QuerySelection
 from .targets import Targets
 
@@ -267,7 +267,7 @@ class DinoDetrForObjectDetection(DinoDetrPreTrainedModel):
         cls,
         source: str,
         id2label: dict[int, str] | list[str] | None = None,
-        patch_size: int | None = 16,
+        patch_size: int | None = DEFAULT_PATCH_SIZE,
         freeze_backbone: bool | int = True,
         **config_arguments: Any,
     ) -> "DinoDetrForObjectDetection":
@@ -282,7 +282,7 @@ class DinoDetrForObjectDetection(DinoDetrPreTrainedModel):
             patch_size: side of a plain ViT's patch in pixels; the patch embedding and position grid are resampled where
                 it is not the checkpoint's. None keeps the checkpoint's. A hierarchical backbone has none to change.
             freeze_backbone: whether the backbone is left as it is, or how many of its stages (see `DinoDetrConfig`).
-            config_arguments: further fields of `DinoDetrConfig`.
+            config_arguments: further fields of `DinoDetrConfig`; of `backbone_config` those that are to change.
 
         Raises:
             ValueError: if the backbone is not supported or its weights did not all arrive.
@@ -290,7 +290,8 @@ class DinoDetrForObjectDetection(DinoDetrPreTrainedModel):
         if isinstance(id2label, (list, tuple)):
             id2label = dict(enumerate(id2label))
         num_levels = config_arguments.get("num_feature_levels", DinoDetrConfig.num_feature_levels)
-        backbone = load_pretrained_backbone(source, patch_size, num_levels - 1)
+        changes = config_arguments.pop("backbone_config", None)
+        backbone = load_pretrained_backbone(source, patch_size, num_levels - 1, changes)
         config = DinoDetrConfig(
             backbone_config=backbone.config, id2label=id2label, freeze_backbone=freeze_backbone, **config_arguments
         )

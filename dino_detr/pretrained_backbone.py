@@ -18,11 +18,12 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from .backbone import backbone_is_hierarchical, build_backbone, check_backbone_type, patch_size_of
+from .backbone_structure import build_backbone, check_backbone_type, examine_backbone, patch_size_of
 from .configuration_dino_detr import is_hierarchical, select_stages
 
 logger = logging.get_logger(__name__)
 
+DEFAULT_PATCH_SIZE = 16  # pixels; a plain ViT is resampled to it where nothing else is asked for
 RESAMPLED = ("dinov2", "dinov2_with_registers", "dinov3_vit")  # whose patch size can be changed
 
 # (a ViT's name in transformers, a ViTDet's), of what both have; `q`, `k` and `v` become one
@@ -39,7 +40,9 @@ _BLOCK = re.compile(r"(?:encoder\.layer|layers)\.(\d+)\.(.+)")
 _PROJECTION = re.compile(r"attention\.(?:attention\.)?([qkv])\w+\.(weight|bias)")
 
 
-def load_pretrained_backbone(source: str, patch_size: int | None = None, num_stages: int = 3) -> PreTrainedModel:
+def load_pretrained_backbone(
+    source: str, patch_size: int | None = None, num_stages: int = 3, changes: dict[str, Any] | None = None
+) -> PreTrainedModel:
     """
     Load a pretrained backbone.
 
@@ -49,22 +52,25 @@ def load_pretrained_backbone(source: str, patch_size: int | None = None, num_sta
     Args:
         source: a Hub id or folder of transformers, or `timm:<name>`.
         patch_size: side of a plain ViT's patch in pixels. Its patch embedding and position grid are resampled if that
-            is not its own; None keeps the checkpoint's.
+            is not its own; None keeps the checkpoint's. A hierarchical backbone has none to change.
         num_stages: how many of the last stages of a hierarchical backbone give their maps.
+        changes: fields of the backbone's configuration and their values, `drop_path_rate` for example.
 
     Raises:
-        ValueError: if transformers knows it as no backbone, its weights did not all arrive, or its patches cannot be
-            changed.
+        ValueError: if transformers knows it as no backbone, its weights did not all arrive, its patches cannot be
+            changed, or it has no field of that name.
     """
     if source.startswith("timm:"):
-        return _load_timm_backbone(source.removeprefix("timm:"), patch_size, num_stages)
+        return _load_timm_backbone(source.removeprefix("timm:"), patch_size, num_stages, changes or {})
     config: Any = AutoConfig.from_pretrained(source)
     if config.model_type == "vit_mae":
-        backbone = _load_mae(source)
+        backbone = _load_mae(source, changes or {})
     else:
         check_backbone_type(config.model_type, source)
-        backbone = _load_backbone(source, config, num_stages)
-    if patch_size is not None and not is_hierarchical(config) and patch_size != patch_size_of(config):
+        backbone = _load_backbone(source, config, num_stages, changes or {})
+    if is_hierarchical(config):
+        _refuse_patch_size(source, patch_size)
+    elif patch_size is not None and patch_size != patch_size_of(config):
         backbone = _change_patch_size(backbone, patch_size)
         logger.warning(_describe_change(source, patch_size_of(config), backbone))
     if os.path.isdir(source):
@@ -72,13 +78,14 @@ def load_pretrained_backbone(source: str, patch_size: int | None = None, num_sta
     return backbone
 
 
-def _load_backbone(source: str, config: Any, num_stages: int) -> PreTrainedModel:
+def _load_backbone(source: str, config: Any, num_stages: int, changes: dict[str, Any]) -> PreTrainedModel:
     select_stages(config, num_stages)
     if hasattr(config, "apply_layernorm"):
         # the reference takes DINOv2's last block as it is; DINOv3's outputs are meant to be normed
         config.apply_layernorm = config.model_type == "dinov3_vit"
     if hasattr(config, "reshape_hidden_states"):
         config.reshape_hidden_states = True
+    _change(source, config, changes)
     # `AutoBackbone.from_pretrained` would ask the Hub whether it knows `source`, be it a folder or offline
     backbone_class: Any = MODEL_FOR_BACKBONE_MAPPING[type(config)]
     backbone, loading = backbone_class.from_pretrained(
@@ -90,7 +97,22 @@ def _load_backbone(source: str, config: Any, num_stages: int) -> PreTrainedModel
     return backbone
 
 
-def _load_mae(source: str) -> PreTrainedModel:
+def _change(source: str, config: Any, changes: dict[str, Any]) -> None:
+    """Change fields of a configuration."""
+    for name, value in changes.items():
+        if not hasattr(config, name):
+            raise ValueError(f"backbone_config: {source} is a {config.model_type}, which has no field {name!r}")
+        if name == "model_type" and value != config.model_type:
+            raise ValueError(f"backbone_config: {source} is a {config.model_type}, not a {value}")
+        setattr(config, name, value)
+
+
+def _refuse_patch_size(source: str, patch_size: int | None) -> None:
+    if patch_size not in (None, DEFAULT_PATCH_SIZE):
+        raise ValueError(f"patch_size={patch_size}, but {source} is hierarchical and has no patch size to change")
+
+
+def _load_mae(source: str, changes: dict[str, Any]) -> PreTrainedModel:
     loaded: Any = ViTMAEModel.from_pretrained(source, dtype=torch.float32, output_loading_info=True)
     mae, loading = loaded
     _refuse_missing(source, sorted(loading["missing_keys"]))
@@ -99,25 +121,25 @@ def _load_mae(source: str) -> PreTrainedModel:
         raise ValueError(f"{source}: ViTDet's intermediate_size is a multiple of its hidden_size, which this is not")
     last_of_quarters = {config.num_hidden_layers * quarter // 4 - 1 for quarter in (1, 2, 3, 4)}
     patch = patch_size_of(config)
-    vitdet = AutoBackbone.from_config(
-        VitDetConfig(
-            hidden_size=config.hidden_size,
-            num_hidden_layers=config.num_hidden_layers,
-            num_attention_heads=config.num_attention_heads,
-            mlp_ratio=config.intermediate_size // config.hidden_size,
-            hidden_act=config.hidden_act,
-            layer_norm_eps=1e-6,  # MAE's own, and detectron2's; transformers' configuration has 1e-12
-            qkv_bias=config.qkv_bias,
-            patch_size=patch,
-            image_size=64 * patch,
-            pretrain_image_size=config.image_size,
-            window_size=14,
-            window_block_indices=sorted(set(range(config.num_hidden_layers)) - last_of_quarters),
-            residual_block_indices=[],
-            use_absolute_position_embeddings=True,
-            use_relative_position_embeddings=True,
-        )
+    vitdet_config = VitDetConfig(
+        hidden_size=config.hidden_size,
+        num_hidden_layers=config.num_hidden_layers,
+        num_attention_heads=config.num_attention_heads,
+        mlp_ratio=config.intermediate_size // config.hidden_size,
+        hidden_act=config.hidden_act,
+        layer_norm_eps=1e-6,  # MAE's own, and detectron2's; transformers' configuration has 1e-12
+        qkv_bias=config.qkv_bias,
+        patch_size=patch,
+        image_size=64 * patch,
+        pretrain_image_size=config.image_size,
+        window_size=14,
+        window_block_indices=sorted(set(range(config.num_hidden_layers)) - last_of_quarters),
+        residual_block_indices=[],
+        use_absolute_position_embeddings=True,
+        use_relative_position_embeddings=True,
     )
+    _change(source, vitdet_config, changes)
+    vitdet = AutoBackbone.from_config(vitdet_config)
     weights = vitdet.state_dict()
     for name in weights:
         if ".rel_pos_" in name:
@@ -188,7 +210,7 @@ def _change_patch_size(backbone: PreTrainedModel, patch_size: int) -> PreTrained
     return resized
 
 
-def _load_timm_backbone(name: str, patch_size: int | None, num_stages: int) -> PreTrainedModel:
+def _load_timm_backbone(name: str, patch_size: int | None, num_stages: int, changes: dict[str, Any]) -> PreTrainedModel:
     timm = _import_timm(f"timm:{name}")
     if timm.get_pretrained_cfg(name) is None:
         raise ValueError(f"timm knows no pretrained model named {name!r}")
@@ -203,29 +225,16 @@ def _load_timm_backbone(name: str, patch_size: int | None, num_stages: int) -> P
             "dynamic_img_size": True,
         }
     else:  # Swin and its like take other sizes than that of their pretraining only if they are told to
+        _refuse_patch_size(f"timm:{name}", patch_size)
         arguments = {"strict_img_size": False} if getattr(embedding, "strict_img_size", None) else {}
     fields: dict[str, Any] = {
-        "out_indices": [-1] if plain else list(range(-num_stages, 0)),
+        "out_indices": [-1] if plain else list(range(-max(num_stages, 1), 0)),
         "timm_arguments": arguments,
     }
     config = TimmBackboneConfig(backbone=name, **fields)
-    _refuse_fixed_sizes(name, config)
+    _change(f"timm:{name}", config, changes | {"timm_arguments": arguments | changes.get("timm_arguments", {})})
+    examine_backbone(config)  # before anything is downloaded
     backbone = build_backbone(config, pretrained=True)  # timm resamples what it loads
     if plain and arguments["patch_size"] != embedding.patch_size[0]:
         logger.warning(f"timm:{name}: patch embedding resampled {embedding.patch_size[0]} -> {patch_size} by timm")
     return backbone
-
-
-@torch.no_grad()
-def _refuse_fixed_sizes(name: str, config: TimmBackboneConfig) -> None:
-    """Refuse a model that does not give its maps, or takes images of one size only."""
-    try:
-        with torch.device("meta"):
-            backbone = build_backbone(config)
-            maps = backbone(torch.empty(1, 3, 320, 416), return_dict=True).feature_maps
-    except (AssertionError, AttributeError, RuntimeError, TypeError, ValueError) as error:
-        raise ValueError(
-            f"timm:{name} cannot be a backbone, which gives maps of images of any size: {error}"
-        ) from error
-    if len(maps) > 1 and not backbone_is_hierarchical(backbone):
-        raise ValueError(f"timm:{name} is neither a plain ViT nor hierarchical")

@@ -149,8 +149,8 @@ def check_start(options: Any) -> None:
         raise ValueError("say what to train: model, backbone, or model_config with a backbone_config")
     if options.model is not None and options.backbone is not None:
         raise ValueError("model and backbone are both given, but a checkpoint brings its own backbone")
-    if (options.model or options.backbone) and "backbone_config" in config:
-        raise ValueError("model_config has a backbone_config, but model or backbone brings its own: leave one out")
+    if options.model is not None and "backbone_config" in config:
+        raise ValueError("model_config has a backbone_config, but model brings its own: leave one out")
     if options.dataset is None:
         raise ValueError("say what to train on: dataset")
 
@@ -167,7 +167,10 @@ def check_model_config(options: Any) -> None:
             raise ValueError(f"{name} is given as an option and in model_config: leave one out")
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             continue  # of its kind the configuration itself says more
-        allowed, text = _COUNT if kinds.get(name) is int and name != "num_denoising" else _NOT_NEGATIVE
+        if name == "position_embedding_offset":  # which is below 0 by default
+            continue
+        may_be_none = name in ("num_denoising", "num_unused_classes")
+        allowed, text = _COUNT if kinds.get(name) is int and not may_be_none else _NOT_NEGATIVE
         if not (math.isfinite(value) and allowed(value)):
             raise ValueError(f"model_config: {name}={value} must be {text}")
 
@@ -175,8 +178,8 @@ def check_model_config(options: Any) -> None:
 def check_backbone_config(options: Any) -> None:
     """Check that the backbone has each field: transformers says nothing of one that it has not."""
     fields_given = (options.model_config or {}).get("backbone_config")
-    if not isinstance(fields_given, dict):
-        return  # the configuration itself says more
+    if not isinstance(fields_given, dict) or options.backbone is not None:
+        return  # the configuration itself says more, or the pretrained backbone's
     kind = str(fields_given.get("model_type"))
     if kind not in CONFIG_MAPPING:
         return

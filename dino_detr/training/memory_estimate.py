@@ -5,7 +5,7 @@ import os
 
 import psutil
 
-from ..backbone import stage_modules
+from ..backbone_structure import stage_modules
 from ..modeling_dino_detr import DinoDetrForObjectDetection
 from .options import DinoDetrTrainingArguments
 

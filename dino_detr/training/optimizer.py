@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..backbone import parameter_depths
+from ..backbone_structure import parameter_depths
 from .memory import keep_freed_memory
 
 

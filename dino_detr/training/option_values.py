@@ -5,14 +5,14 @@ import os
 from enum import Enum
 from numbers import Integral, Real
 from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 _TRUTH = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 
 
 def kinds_of(annotation: Any) -> list:
-    """Return what a value may be: the members of a union, else the annotation itself; None is left out."""
-    if get_origin(annotation) in (Union, UnionType):
+    """Return what a value may be: the members of a union (or of `Annotated`), else the annotation; None is left out."""
+    if get_origin(annotation) in (Union, UnionType, Annotated):
         return [kind for member in get_args(annotation) for kind in kinds_of(member)]
     return [] if annotation is type(None) else [annotation]
 

@@ -4,7 +4,7 @@ from dataclasses import MISSING, dataclass, field, fields
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
-from typing import get_type_hints
+from typing import Annotated, get_type_hints
 
 import torch
 from transformers import TrainingArguments
@@ -33,7 +33,7 @@ class DinoDetrTrainingArguments(TrainingArguments):
         default=None, metadata={"help": "Pretrained backbone of a new detector: Hub id, folder or timm:<name>."}
     )
     patch_size: int = field(default=16, metadata={"help": "Patch side to which a plain ViT is resampled."})
-    freeze_backbone: bool | int = field(
+    freeze_backbone: Annotated[bool, int] = field(  # or a number; `HfArgumentParser` knows no union of the two
         default=True,
         metadata={
             "help": "Leave the backbone as it is. A number: only that many of its stages, stem or embeddings first (a "
@@ -43,8 +43,8 @@ class DinoDetrTrainingArguments(TrainingArguments):
     model_config: dict | None = field(
         default=None,
         metadata={
-            "help": "Further fields of DinoDetrConfig, as a mapping (on the command line: JSON). With backbone_config "
-            "and no backbone, the backbone starts from random weights."
+            "help": "Further fields of DinoDetrConfig, as a mapping (on the command line: JSON). Its backbone_config "
+            "changes fields of the backbone (drop_path_rate), or is, without one, that of random weights."
         },
     )
     num_queries: int | None = field(default=None, metadata={"help": "Object queries of a new detector."})
@@ -283,7 +283,7 @@ def _known() -> set[str]:
 
 @cache
 def _kinds() -> dict:
-    return get_type_hints(DinoDetrTrainingArguments)
+    return get_type_hints(DinoDetrTrainingArguments, include_extras=True)
 
 
 def _default(option):

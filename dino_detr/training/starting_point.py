@@ -90,7 +90,7 @@ def _new_weights(config: DinoDetrConfig) -> dict[str, torch.Tensor]:
     """Return the weights of a new detector with the same heads and a small backbone."""
     vit = {"model_type": "dinov2", "image_size": 32, "patch_size": 16, "hidden_size": 32, "num_hidden_layers": 1}
     small = config.to_dict() | {"backbone_config": vit | {"num_attention_heads": 1}, "encoder_layers": 1}
-    small["pyramid_scale_factors"] = [1.0]
+    small |= {"freeze_backbone": True, "pyramid_scale_factors": [1.0]}  # as suits it
     return DinoDetrForObjectDetection(DinoDetrConfig(**small)).state_dict()
 
 

@@ -8,11 +8,33 @@ from dino_detr.denoising import DenoisingQueries, draw_denoising_queries
 from dino_detr.targets import Targets
 
 TRANSFORMERS_BACKBONES = ("dinov2", "dinov2_with_registers", "dinov3_vit")
-ALL_BACKBONES = (*TRANSFORMERS_BACKBONES, "timm_backbone")
+PLAIN_BACKBONES = (*TRANSFORMERS_BACKBONES, "timm_backbone")  # ViTs whose patch size can be changed
+ALL_BACKBONES = (*PLAIN_BACKBONES, "vitdet", "resnet", "swin")
+
+_STAGES = ["stage2", "stage3", "stage4"]
+_OTHERS = {
+    "vitdet": {
+        "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "mlp_ratio": 2, "image_size": 64,
+        "pretrain_image_size": 32, "patch_size": 16, "window_size": 2, "window_block_indices": [0],
+        "use_relative_position_embeddings": True,
+    },
+    "resnet": {
+        "embedding_size": 8, "hidden_sizes": [16, 16, 24, 32], "depths": [1, 2, 1, 1], "out_features": _STAGES,
+    },
+    "swin": {
+        "image_size": 64, "embed_dim": 8, "depths": [1, 1, 2, 1], "num_heads": [1, 1, 2, 2], "window_size": 3,
+        "mlp_ratio": 2, "out_features": _STAGES,
+    },
+}  # fmt: skip
 
 
 def tiny_backbone_config(kind: str = "dinov2", **arguments):
-    """Two blocks of width 32 on patches of 16 pixels, a 4x4 position grid where there is one."""
+    """
+    Two blocks of width 32 on patches of 16 pixels, a 4x4 position grid where there is one; or four stages, of which the
+    maps of three are taken.
+    """
+    if kind in _OTHERS:
+        return CONFIG_MAPPING[kind](**_OTHERS[kind] | arguments)
     if kind == "timm_backbone":
         timm_arguments = {
             "img_size": 64,

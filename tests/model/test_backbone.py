@@ -8,6 +8,7 @@ import timm
 import torch
 from helpers.tiny import (
     ALL_BACKBONES,
+    PLAIN_BACKBONES,
     TRANSFORMERS_BACKBONES,
     random_images,
     random_labels,
@@ -17,10 +18,22 @@ from helpers.tiny import (
     tiny_config,
     tiny_detector,
 )
+from huggingface_hub.errors import StrictDataclassError
 from safetensors.torch import load_file, save_file
 from timm.layers import resample_abs_pos_embed, resample_patch_embed
 from torch.nn import functional as F
-from transformers import AutoModel, ViTConfig, ViTModel
+from transformers import (
+    AutoModel,
+    ConvNextConfig,
+    ConvNextForImageClassification,
+    ResNetForImageClassification,
+    SwinForImageClassification,
+    ViTConfig,
+    ViTMAEConfig,
+    ViTMAEForPreTraining,
+    ViTMAEModel,
+    ViTModel,
+)
 
 from dino_detr import DinoDetrForObjectDetection
 
@@ -101,7 +114,7 @@ def test_antialiased_positions_are_timms(checkpoint):
 
 
 @pytest.mark.parametrize("size", [(1, 1), (16, 16), (37, 53), (64, 15)])
-@pytest.mark.parametrize("kind", ALL_BACKBONES)
+@pytest.mark.parametrize("kind", [*PLAIN_BACKBONES, "vitdet"])
 def test_any_size_is_zero_padded_to_whole_patches(kind, size):
     backbone = tiny_detector(kind).model.backbone
     images = random_images(1, 3, *size)
@@ -218,14 +231,169 @@ def test_timm_pretrained_weights_arrive(patch_size, timm_weights, caplog, tmp_pa
     assert torch.equal(backbone_map(reloaded.eval(), images), backbone_map(detector.eval(), images))
 
 
-@pytest.mark.parametrize("name", ["resnet18", "swin_tiny_patch4_window7_224", "no_such_model"])
-def test_timm_models_that_are_no_plain_vit_are_refused_by_name(name, monkeypatch):
+@pytest.mark.parametrize("num_levels", [4, 5])
+def test_weights_of_timms_hierarchical_models_arrive(num_levels, monkeypatch, tmp_path):
+    """The maps of the last stages, one level less than the detector has, are timm's own."""
+    network = timm.create_model("resnet18").eval()
+    shake(network, scale=0.02)
+    weights = network.state_dict()
+    monkeypatch.setattr("timm.models._builder.load_state_dict_from_hf", lambda *_, **__: copy.deepcopy(weights))
+    detector = from_backbone("timm:resnet18", num_feature_levels=num_levels, freeze_backbone=1)
+    indices = [1, 2, 3, 4][5 - num_levels :]
+    taken = timm.create_model("resnet18", features_only=True, out_indices=indices).eval()
+    taken.load_state_dict(weights, strict=False)
+    images = random_images(1, 3, 64, 96)
+    with torch.no_grad():
+        for found, expected in zip(detector.eval().model.backbone(images), taken(images), strict=True):
+            torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    assert len(detector.model.neck.levels) == num_levels and detector.model.pyramid is None
+    detector.save_pretrained(tmp_path)
+    assert torch.equal(DinoDetrForObjectDetection.from_pretrained(tmp_path)(images).logits, detector(images).logits)
+
+
+@pytest.mark.parametrize("name", ["mixer_s32_224", "hiera_tiny_224", "maxvit_rmlp_pico_rw_256", "no_such_model"])
+def test_timm_models_of_one_image_size_are_refused_by_name(name, monkeypatch):
     def download(*args, **kwargs):
         raise AssertionError(f"{name} was downloaded before it was refused")
 
     monkeypatch.setattr("timm.models._builder.load_state_dict_from_hf", download)
     with pytest.raises(ValueError, match=name):
         from_backbone(f"timm:{name}")
+
+
+# -- hierarchical backbones and ViTDet
+
+
+CLASSIFIERS = {
+    "resnet": (ResNetForImageClassification, {}),
+    "swin": (SwinForImageClassification, {"image_size": 64}),
+    "convnext": (ConvNextForImageClassification, {"hidden_sizes": [8, 16, 24, 32], "depths": [1, 1, 2, 1]}),
+}
+
+
+@pytest.fixture(scope="module")
+def classifier(tmp_path_factory):
+    """kind -> (a classifier as the Hub has them, the folder it is saved in)."""
+
+    def make(kind):
+        torch.manual_seed(0)
+        model_class, arguments = CLASSIFIERS[kind]
+        config = tiny_backbone_config(kind, **arguments) if kind != "convnext" else ConvNextConfig(**arguments)
+        model = model_class(config).eval()
+        shake(model, scale=0.05)
+        folder = tmp_path_factory.mktemp(kind)
+        model.save_pretrained(folder)
+        return model, folder
+
+    return make
+
+
+@pytest.mark.parametrize("num_levels", [4, 5])
+@pytest.mark.parametrize("kind", CLASSIFIERS)
+def test_weights_of_a_classifier_arrive(kind, num_levels, classifier):
+    """
+    The last stages' maps, one fewer than levels, are the classifier's hidden states. Swin and ConvNeXt norm them with
+    norms that no classifier has.
+    """
+    library, folder = classifier(kind)
+    detector = from_backbone(folder, num_feature_levels=num_levels)
+    images = random_images(2, 3, 96, 160)
+    last_blocks = []  # of Swin, whose hidden states are those after the next stage's downsampling
+    for stage in library.swin.encoder.layers if kind == "swin" else []:
+        stage.blocks[-1].register_forward_hook(lambda module, inputs, output: last_blocks.append(output[0]))
+    with torch.no_grad():
+        states = library(images, output_hidden_states=True).hidden_states
+        maps = detector.model.backbone(images)
+    assert len(maps) == num_levels - 1
+    for index, found in enumerate(maps, start=-len(maps)):
+        expected = states[index]
+        if kind == "swin":
+            expected = last_blocks[index].transpose(1, 2).unflatten(2, found.shape[2:])
+        if kind != "resnet":
+            eps = 1e-6 if kind == "convnext" else 1e-5
+            expected = F.layer_norm(expected.permute(0, 2, 3, 1), expected.shape[1:2], eps=eps).permute(0, 3, 1, 2)
+        torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+    cells = [24 * 40, 12 * 20, 6 * 10, 3 * 5, 2 * 3]
+    assert detector(images).encoder_last_hidden_state.shape[1] == sum(cells[5 - num_levels :][:num_levels])
+
+
+@pytest.fixture(scope="module")
+def mae(tmp_path_factory):
+    """(a ViT pretrained as MAE, the folder it is saved in)."""
+    torch.manual_seed(0)
+    small = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 64}
+    decoder = {f"decoder_{name}": value for name, value in small.items()}
+    config = ViTMAEConfig(image_size=64, patch_size=16, mask_ratio=0.0, **small, **decoder)
+    model = ViTMAEForPreTraining(config).eval()
+    shake(model, scale=0.1)
+    folder = tmp_path_factory.mktemp("mae")
+    model.save_pretrained(folder)
+    return model, folder
+
+
+def test_a_vit_of_mae_becomes_a_vitdet(mae):
+    """
+    In an image of one window, with relative positions of zero, its blocks are the ViT's, without a class token:
+    they are run one by one here on the patches alone.
+    """
+    library, folder = mae
+    detector = from_backbone(folder)
+    config = detector.config.backbone_config
+    assert (config.model_type, config.window_size, config.window_block_indices) == ("vitdet", 14, [])
+    assert detector.config.num_backbone_maps == 1 and detector.model.pyramid is not None
+    vit, images = library.vit, random_images(2, 3, 64, 64)
+    with torch.no_grad():
+        hidden = vit.embeddings.patch_embeddings(images) + vit.embeddings.position_embeddings[:, 1:]
+        for block in vit.layers if hasattr(vit, "layers") else vit.encoder.layer:
+            output = block(hidden)
+            hidden = output[0] if isinstance(output, tuple) else output
+        found = backbone_map(detector, images)
+    torch.testing.assert_close(found, hidden.transpose(1, 2).unflatten(2, (4, 4)), atol=1e-5, rtol=1e-5)
+    positions = [p for name, p in detector.named_parameters() if ".rel_pos_" in name]
+    assert len(positions) == 8 and not any(p.any() for p in positions)
+
+
+def test_blocks_of_a_vitdet_attend_in_windows_but_for_the_last_of_each_quarter(tmp_path):
+    """As detectron2's and detrex's ViT-B: blocks 2, 5, 8 and 11 of 12 see the whole image."""
+    config = ViTMAEConfig(
+        hidden_size=32, num_hidden_layers=12, num_attention_heads=2, intermediate_size=64, image_size=64, patch_size=16
+    )
+    ViTMAEModel(config).save_pretrained(tmp_path)
+    detector = from_backbone(tmp_path, backbone_config={"drop_path_rate": 0.1})
+    found = detector.config.backbone_config
+    assert found.window_block_indices == [0, 1, 3, 4, 6, 7, 9, 10] and found.drop_path_rate == 0.1
+    assert found.image_size == 64 * 16 and found.pretrain_image_size == 64 and found.layer_norm_eps == 1e-6
+
+
+def test_what_cannot_be_changed_of_a_pretrained_backbone_is_said(classifier, mae):
+    _, swin = classifier("swin")
+    detector = from_backbone(swin, patch_size=None, backbone_config={"drop_path_rate": 0.3, "out_features": ["stage3"]})
+    assert detector.config.backbone_config.drop_path_rate == 0.3
+    assert detector.config.num_backbone_maps == 1 and detector.model.pyramid is not None
+    for source, arguments, said in [
+        (swin, {"patch_size": 8}, "patch_size=8, but .* is hierarchical and has no patch size to change"),
+        ("timm:resnet18", {"patch_size": 8}, "patch_size=8, but timm:resnet18 is hierarchical"),
+        (mae[1], {"patch_size": 8}, "the patches of a 'vitdet' stay 16 pixels wide"),
+        (swin, {"backbone_config": {"drop_rate": 0.3}}, "is a swin, which has no field 'drop_rate'"),
+        (swin, {"backbone_config": {"model_type": "resnet"}}, "is a swin, not a resnet"),
+        (swin, {"pyramid_scale_factors": [2.0, 1.0]}, "3 maps, which go to the neck as they are: leave pyramid_scale"),
+        (swin, {"num_feature_levels": 2, "backbone_config": {"out_features": ["stage1", "stage2", "stage3"]}},
+         "num_feature_levels=2 is less than the 3 maps of the backbone"),
+    ]:  # fmt: skip
+        with pytest.raises((ValueError, StrictDataclassError), match=said):
+            from_backbone(source, **arguments)
+
+
+def test_drop_path_of_a_pretrained_backbone_is_on_in_training_only(classifier):
+    _, folder = classifier("swin")
+    detector = from_backbone(folder, freeze_backbone=2, backbone_config={"drop_path_rate": 0.5})
+    images, backbone = random_images(16, 3, 32, 32), detector.train().model.backbone
+    first, second = backbone(images), backbone(images)
+    assert not torch.equal(first[-1], second[-1])
+    frozen = backbone.model.swin.encoder.layers[0]
+    assert not any(module.training for module in frozen.modules())
+    detector.eval()
+    assert torch.equal(backbone(images)[-1], backbone(images)[-1])
 
 
 # -- freezing
@@ -236,10 +404,10 @@ def test_a_frozen_backbone_gets_no_graph_no_gradient_and_stays_in_the_checkpoint
     built = tiny_detector(kind)
     built.save_pretrained(tmp_path)
     saved = [name for name in load_file(tmp_path / "model.safetensors") if name.startswith("model.backbone.")]
-    weights = dict(built.model.backbone.named_parameters())
+    weights = built.model.backbone.state_dict()  # the statistics of batch norms too
     assert len(saved) == len(weights) > 20
     loaded = DinoDetrForObjectDetection.from_pretrained(tmp_path)
-    assert all(torch.equal(parameter, weights[name]) for name, parameter in loaded.model.backbone.named_parameters())
+    assert all(torch.equal(value, weights[name]) for name, value in loaded.model.backbone.state_dict().items())
 
     for model in (DinoDetrForObjectDetection(built.config), built, loaded):
         assert not any(module.training for module in model.model.backbone.model.modules())
@@ -250,7 +418,11 @@ def test_a_frozen_backbone_gets_no_graph_no_gradient_and_stays_in_the_checkpoint
         model(random_images(1, 3, 64, 64), labels=random_labels(2)).loss.backward()
         for name, parameter in model.model.backbone.named_parameters():
             assert not parameter.requires_grad and parameter.grad is None, name
-        assert model.model.pyramid.levels[0][0].weight.grad.abs().max() > 0
+        assert model.model.neck.levels[0][0].weight.grad.abs().max() > 0
+
+
+def batch_norms(module):
+    return [part for part in module.modules() if isinstance(part, torch.nn.BatchNorm2d)]
 
 
 @pytest.mark.parametrize("kind", ALL_BACKBONES)
@@ -261,7 +433,9 @@ def test_everything_trainable_gets_a_gradient(kind, tmp_path):
         model = DinoDetrForObjectDetection.from_pretrained(tmp_path, num_denoising=num_denoising).train()
         trainable = dict(model.named_parameters())
         off = {name for name, parameter in trainable.items() if not parameter.requires_grad}
-        assert all("mask_token" in name or "layernorm" in name for name in off), off
+        frozen = {p for norm in batch_norms(model) for p in norm.parameters()}
+        left = {name for name in off if trainable[name] not in frozen}
+        assert all("mask_token" in name or "layernorm" in name for name in left), left
         for counts in ([3, 0], [0, 0]):
             model.zero_grad(set_to_none=True)
             model(random_images(2, 3, 64, 48), labels=random_labels(*counts)).loss.backward()

@@ -92,6 +92,7 @@ def test_every_figure_may_choose_the_best(recipe, words):
         ({"decoder_layers": 0}, "model_config: decoder_layers=0 must be at least 1"),
         ({"d_model": -64}, "model_config: d_model=-64 must be at least 1"),
         ({"box_noise_scale": float("nan")}, "model_config: box_noise_scale=nan must be 0 or more"),
+        ({"num_unused_classes": -1}, "model_config: num_unused_classes=-1 must be 0 or more"),
         ({"freeze_backbone": False}, "model_config: freeze_backbone is an option of its own"),
         ({"num_labels": 3}, "model_config: num_labels follows from the data set's classes"),
         (

@@ -84,6 +84,19 @@ def test_values_may_be_text(tmp_path):
     assert (options.eval_strategy.value, options.load_best_model_at_end) == ("no", False)
 
 
+@pytest.mark.parametrize(
+    "written, read",
+    [("2", 2), ("true", True), ("yes", True), ("1", 1), ("0", 0), ("no", False), ("'2'", 2), ("2.0", 2)],
+)
+def test_a_number_of_frozen_stages_is_no_switch(tmp_path, written, read):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(Path(write(tmp_path)).read_text().replace("freeze_backbone: false", f"freeze_backbone: {written}"))
+    said = [["--freeze_backbone", written.strip("'")], [f"--freeze_backbone={written.strip(chr(39))}"]]
+    for options in (parse_options([str(path)]), *(parse_options([write(tmp_path), *words]) for words in said)):
+        assert options.freeze_backbone == read and isinstance(options.freeze_backbone, type(read))
+        assert options.recipe["freeze_backbone"] == read
+
+
 def test_the_command_line_is_read_as_written(tmp_path):
     path = write(tmp_path)
     options = parse_options(
@@ -97,6 +110,7 @@ def test_the_command_line_is_read_as_written(tmp_path):
     for arguments, said in [
         (["epochs=3"], "'epochs=3' is no option; they are written --name value"),
         (["-b", "4"], "'-b' is no option"),
+        (["--freeze_backbone", "1.5"], "freeze_backbone: '1.5' is not true or false or a whole number"),
         (["--seed"], "command line: seed needs a value"),
         (["--seed", "1", "2"], r"seed: \['1', '2'\] is not a whole number"),
         (["--model_config", "{'a': 1}"], "model_config: .* is not JSON"),

@@ -7,7 +7,7 @@ import pytest
 import torch
 import yaml
 from helpers.launching import ROOT, TWO_PROCESSES, lines, run
-from helpers.tiny import tiny_detector
+from helpers.tiny import ALL_BACKBONES, tiny_detector
 from torch import nn
 
 from dino_detr.training import build_optimizer, parse_options
@@ -23,7 +23,11 @@ BACKBONES = {
     "base_timm": "timm:vit_base_patch14_dinov2.lvd142m",
     "base_registers": "facebook/dinov2-with-registers-base",
     "base_dinov3": "facebook/dinov3-vitb16-pretrain-lvd1689m",
+    "r50": "microsoft/resnet-50",
+    "swin_large": "microsoft/swin-large-patch4-window12-384-in22k",
+    "vitdet_base": "facebook/vit-mae-base",
 }
+TRAINED = {"r50": (1, None), "swin_large": (False, 0.2), "vitdet_base": (False, 0.1)}  # stages frozen, drop path
 
 
 def parse(recipe: str, *arguments: str):
@@ -46,7 +50,11 @@ def test_coco_recipes_are_the_references(recipe):
     options = parse(recipe)
     assert (options.max_steps, *options.lr_decay_steps) == STEPS[epochs]
     assert options.warmup_steps == (250 if size in ("large", "giant") else 0)
-    assert (options.backbone, options.patch_size, options.freeze_backbone) == (BACKBONES[size], 16, True)
+    frozen, drop_path = TRAINED.get(size, (True, None))
+    assert (options.backbone, options.patch_size) == (BACKBONES[size], 16)
+    assert options.freeze_backbone == frozen and isinstance(options.freeze_backbone, type(frozen))
+    changes = {} if drop_path is None else {"backbone_config": {"drop_path_rate": drop_path}}
+    assert (options.model_config or {}) == changes and options.backbone_layer_decay is None
     assert (options.total_batch_size, options.learning_rate, options.weight_decay) == (16, 1e-4, 1e-4)
     assert (options.backbone_lr_factor, options.max_grad_norm, options.num_queries) == (0.1, 0.1, 900)
     assert (options.train_split, options.eval_split) == ("train2017", "val2017")
@@ -61,6 +69,8 @@ def test_command_line_wins():
     assert options.backbone == "facebook/dinov2-small"
     options = parse("finetune", "--model", "somewhere")
     assert (options.model, options.backbone) == ("somewhere", None)
+    options = parse("coco_12ep_swin_large", "--backbone", "facebook/dinov2-small", "--freeze_backbone", "3")
+    assert not options.model_config and options.freeze_backbone == 3
     options = parse("bccd", "--backbone", "facebook/dinov2-small")
     assert "backbone_config" not in options.model_config and options.model_config["d_model"] == 96
 
@@ -98,10 +108,18 @@ def test_options_without_effect_raise(tmp_path):
         parse_options([str(recipe), "--bf16", "false"])
 
 
-@pytest.mark.parametrize("backbone", ["dinov2", "dinov2_with_registers", "dinov3_vit", "timm_backbone"])
-def test_layer_decay(backbone):
+DEPTHS = {  # of a ViT's blocks and of stages, by parameter name: the group holds their number
+    "resnet": (r"\.stages\.(\d+)\.", 4),
+    "swin": (r"\.encoder\.layers\.(\d+)\.", 4),
+}
+
+
+@pytest.mark.parametrize("frozen", [False, 2])
+@pytest.mark.parametrize("backbone", ALL_BACKBONES)
+def test_layer_decay(backbone, frozen):
     """detectron2's `get_vit_lr_decay_rate`, by parameter name: embeddings 0, block i is i + 1, the rest n + 1."""
-    model = tiny_detector(backbone, freeze_backbone=False)
+    pattern, count = DEPTHS.get(backbone, (r"\.(?:layers?|blocks)\.(\d+)\.", 2))
+    model = tiny_detector(backbone, freeze_backbone=frozen)
     optimizer = build_optimizer(model, 1.0, 1e-4, 0.1, backbone_layer_decay=0.7)
     rates = {p: (group["lr"], group["weight_decay"]) for group in optimizer.param_groups for p in group["params"]}
     plain = build_optimizer(model, 1.0, 1e-4, 0.1)
@@ -112,9 +130,10 @@ def test_layer_decay(backbone):
             continue
         expected = 0.1 if ".pyramid." in name else 1.0
         if ".backbone." in name:
-            block = re.search(r"\.(?:layers?|blocks)\.(\d+)\.", name)
-            depth = int(block[1]) + 1 if block else 0 if re.search("embed|token", name) else 3
-            expected = 0.1 * 0.7 ** (3 - depth)
+            block = re.search(pattern, name)
+            depth = int(block[1]) + 1 if block else 0 if re.search("embed|token", name) else count + 1
+            assert depth >= int(frozen)
+            expected = 0.1 * 0.7 ** (count + 1 - depth)
         assert rates[parameter] == (pytest.approx(expected), decays[parameter]), name
 
 
