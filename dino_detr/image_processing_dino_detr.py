@@ -77,6 +77,7 @@ class DinoDetrImageProcessor(TorchvisionBackend):
     do_convert_rgb = True
     format = AnnotationFormat.COCO_DETECTION
     do_convert_annotations = True
+    top_k = 300
     model_input_names = ["pixel_values", "pixel_mask"]
 
     def fetch_images(self, image_url_or_urls: Any) -> Any:
