@@ -49,6 +49,37 @@ def plain_sampling(
     return output.transpose(1, 2).to(value.dtype)
 
 
+def gathered_sampling(
+    value: Tensor, spatial_shapes: list[tuple[int, int]], sampling_locations: Tensor, attention_weights: Tensor
+) -> Tensor:
+    """
+    Sample as `plain_sampling` does, in operators that every runtime has: four rows of a table a sample, weighted.
+
+    It is for exported graphs; in PyTorch itself `plain_sampling` is faster.
+    """
+    batch_size, num_tokens, num_heads, head_dim = value.shape
+    table = value.reshape(-1, head_dim)  # a row for each image, token and head
+    images = torch.arange(batch_size, device=value.device).view(-1, 1, 1, 1) * num_tokens
+    heads = torch.arange(num_heads, device=value.device).view(1, 1, -1, 1)
+    output, first = value.new_zeros(()).to(sampling_locations.dtype), 0
+    for level, (height, width) in enumerate(spatial_shapes):
+        x, y = (sampling_locations[:, :, :, level] * torch.tensor([width, height], device=value.device) - 0.5).unbind(
+            -1
+        )
+        left, top = x.floor(), y.floor()
+        rows, shares = [], []
+        for row, share_y in ((top, 1 - (y - top)), (top + 1, y - top)):
+            for column, share_x in ((left, 1 - (x - left)), (left + 1, x - left)):
+                inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
+                cell = torch.where(inside, row * width + column, 0.0).long()  # of none any, for its share is zero
+                rows.append((images + first + cell) * num_heads + heads)
+                shares.append(share_x * share_y * inside * attention_weights[:, :, :, level])
+        rows, shares = torch.cat(rows, -1), torch.cat(shares, -1)  # [B, Q, heads, 4 * points]
+        output = output + torch.matmul(shares[..., None, :], table[rows].to(shares.dtype))
+        first += height * width
+    return output.flatten(2).to(value.dtype)
+
+
 def deformable_sampling(
     value: Tensor,
     spatial_shapes: list[tuple[int, int]],
@@ -60,14 +91,14 @@ def deformable_sampling(
     Sample as `plain_sampling` does, in one of the ways of `SAMPLING`.
 
     `auto` is `triton` on a GPU where it works, `gather` on a CPU, else `plain`; under `torch.compile`, which fuses what
-    `gather` does in blocks, a CPU has `plain`. All give the same but for rounding. `torch.jit.trace` always sees
-    `plain`.
+    `gather` does in blocks, a CPU has `plain`. All give the same but for rounding. Exporters and `torch.jit.trace` see
+    PyTorch's own operators only: those of `gathered_sampling` if `gather` was chosen, else those of `plain`.
     """
+    if torch.compiler.is_exporting() or torch.jit.is_tracing():  # pyright: ignore[reportPrivateImportUsage]
+        sample = gathered_sampling if sampling == "gather" else plain_sampling
+        return sample(value, spatial_shapes, sampling_locations, attention_weights)
     if sampling == "auto":
         sampling = _fastest_sampling(value)
-    # a tracer follows PyTorch's own operators only
-    if torch.jit.is_tracing():  # pyright: ignore[reportPrivateImportUsage]
-        sampling = "plain"
     if sampling == "triton":
         return TritonSampling.apply(value, sampling_locations, attention_weights, spatial_shapes)
     if sampling == "gather":

@@ -21,6 +21,7 @@ from .evaluation import draw_detections, to_coco_results
 from .evaluation.detections import TOP_K, detect_in_batch
 from .evaluation.operating_point import read_threshold
 from .evaluation.precision import autocast_as_trained
+from .export.runtime import ExportedDetector, is_export
 from .image_processing_dino_detr import upright_rgb
 from .outputs import check_writable, write_json
 
@@ -34,7 +35,7 @@ class Detector:
     A checkpoint, ready to detect.
 
     Args:
-        source: checkpoint folder or Hub id.
+        source: checkpoint folder, Hub id, or a folder that `dino-detr export` wrote.
         device: `cpu`, `cuda`, `cuda:1`, `mps`; None: a GPU if there is one.
 
     Raises:
@@ -47,7 +48,10 @@ class Detector:
         if not Path(source).is_dir() and not _is_hub_id(source):
             raise FileNotFoundError(f"no checkpoint folder {source}")
         found_device = find_device(device)  # before the weights are loaded
-        self.model = AutoModelForObjectDetection.from_pretrained(source).eval().to(found_device)
+        if is_export(source):
+            self.model: Any = ExportedDetector(source, device).eval()
+        else:
+            self.model = AutoModelForObjectDetection.from_pretrained(source).eval().to(found_device)
         self.processor = AutoImageProcessor.from_pretrained(source)
 
     @torch.no_grad()

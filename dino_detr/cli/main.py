@@ -10,6 +10,7 @@ from . import (
     compare,
     convert,
     evaluate,
+    export,
     forecast,
     hub,
     import_data,
@@ -20,7 +21,21 @@ from . import (
 )
 from .common import ctrl_c_in_a_line, is_users_fault
 
-VERBS = (train, evaluate, predict, check_data, import_data, recipes, compare, forecast, convert, hub, benchmark, replay)
+VERBS = (
+    train,
+    evaluate,
+    predict,
+    check_data,
+    import_data,
+    recipes,
+    compare,
+    forecast,
+    convert,
+    export,
+    hub,
+    benchmark,
+    replay,
+)
 
 
 def main(arguments: list[str] | None = None) -> None:
