@@ -94,7 +94,7 @@ def _new_weights(config: DinoDetrConfig) -> dict[str, torch.Tensor]:
     return DinoDetrForObjectDetection(DinoDetrConfig(**small)).state_dict()
 
 
-def _same_names(former: DinoDetrConfig, id2label: dict[int, str] | None) -> bool:
+def _same_names(former: DinoDetrConfig, id2label: dict[Any, str] | None) -> bool:
     nameless = {index: f"LABEL_{index}" for index in id2label or {}}
     return former.id2label in (id2label, nameless)
 
