@@ -2,10 +2,16 @@
 
 import math
 import os
+from typing import Any
 
 import psutil
+import torch
+from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
-from ..backbone_structure import stage_modules
+from ..backbone import DinoDetrBackbone
 from ..modeling_dino_detr import DinoDetrForObjectDetection
 from .options import DinoDetrTrainingArguments
 
@@ -21,8 +27,7 @@ _OF_SAMPLE = 13  # of each point that an encoder layer samples for a token
 _OF_TOKEN = 36  # of each of its features, outside of the layers
 _OF_QUERY = 30  # of each of its features in a decoder layer
 _OF_DECODER_LAYER = 1.2  # of each feature of a token
-_OF_TRAINED_BLOCK = 23  # of each feature of a patch in a block of a trained backbone
-_OF_PATCH = 0.5  # of each of its features, the backbone frozen or not
+_OF_PATCH = 0.5  # of each feature of a backbone's map, besides what a trained backbone keeps
 _IN_EVALUATION = 15  # of each feature of a token, where nothing is kept
 
 
@@ -64,20 +69,50 @@ def activations_of_image(
     options: DinoDetrTrainingArguments, model: DinoDetrForObjectDetection, size: tuple[int, int]
 ) -> float:
     """Return the bytes that are kept of one image of this size for the backward pass."""
-    config, backbone = model.config, model.model.backbone
+    config = model.config
     tokens, width = _tokens(model, size), config.d_model
     queries = config.num_queries + 2 * config.num_denoising
     samples = config.encoder_attention_heads * config.num_feature_levels * config.encoder_n_points
-    patches = _patches(model, size) * backbone.channels[-1]
     numbers = (
         tokens * config.encoder_layers * (_OF_ENCODER_LAYER * width + _OF_SAMPLE * samples)
         + tokens * width * (_OF_TOKEN + _OF_DECODER_LAYER * config.decoder_layers)
         + _OF_QUERY * queries * width * config.decoder_layers
-        + patches * (_OF_PATCH + (0 if backbone.frozen else _OF_TRAINED_BLOCK * len(stage_modules(backbone.model))))
+        + _OF_PATCH * _patches(model, size) * model.model.backbone.channels[-1]
+        + numbers_kept_by_backbone(model, size)
     )
     numbers *= _BF16 if options.bf16 or options.fp16 else 1
     numbers *= _CHECKPOINTING if options.gradient_checkpointing else 1
     return _FLOAT * numbers
+
+
+def numbers_kept_by_backbone(model: DinoDetrForObjectDetection, size: tuple[int, int]) -> float:
+    """Count what the backbone keeps of one image of this size for the backward pass, on a copy that computes nothing."""
+    with torch.device("meta"):
+        backbone = DinoDetrBackbone(model.config).train()
+        pixels = torch.empty(1, 3, *size)
+    weights = {parameter.untyped_storage()._cdata for parameter in backbone.parameters()}
+    kept: dict[int, Tensor] = {}  # by storage, for several tensors may share one
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()._cdata
+        if storage not in weights:
+            kept[storage] = tensor
+        return tensor
+
+    with torch.device("meta"), torch.enable_grad(), _Attention(), saved_tensors_hooks(keep, lambda tensor: tensor):
+        maps = backbone(pixels)
+    del maps
+    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values()) / _FLOAT
+
+
+class _Attention(TorchFunctionMode):
+    """Have attention keep no matrix of every pair of tokens, as where something is computed."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is F.scaled_dot_product_attention and kwargs.get("attn_mask") is None and len(args) == 3:
+            return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(*args)[0]
+        return func(*args, **kwargs)
 
 
 def _patches(model: DinoDetrForObjectDetection, size: tuple[int, int]) -> int:

@@ -150,6 +150,9 @@ def test_the_estimate_is_near_what_was_measured(recipe, monkeypatch):
              "image_size": 518, "patch_size": 16}  # fmt: skip
     from dino_detr import DinoDetrConfig, DinoDetrForObjectDetection
 
+    resnet, swin = ({"model_type": kind, "out_features": ["stage2", "stage3", "stage4"]} for kind in ("resnet", "swin"))
+    windows = {"window_size": 14, "window_block_indices": [0, 1, 3, 4, 6, 7, 9, 10], "residual_block_indices": []}
+    windows |= {"use_relative_position_embeddings": True, "image_size": 1024}
     for config, size, measured in [
         ({}, (640, 640), 1054),
         ({}, (480, 480), 735),
@@ -157,9 +160,12 @@ def test_the_estimate_is_near_what_was_measured(recipe, monkeypatch):
         ({"encoder_layers": 3}, (480, 480), 574),
         ({"d_model": 128, "pyramid_channels": 128}, (480, 480), 455),
         ({"freeze_backbone": False}, (480, 480), 1116),
+        ({"backbone_config": resnet, "freeze_backbone": 1}, (480, 640), 1303),
+        ({"backbone_config": swin, "freeze_backbone": False}, (480, 640), 1456),
+        ({"backbone_config": vit_s | windows | {"model_type": "vitdet"}, "freeze_backbone": False}, (480, 640), 1536),
     ]:
         with torch.device("meta"):
-            model = DinoDetrForObjectDetection(DinoDetrConfig(backbone_config=vit_s, **config))
+            model = DinoDetrForObjectDetection(DinoDetrConfig(**({"backbone_config": vit_s} | config)))
         assert activations_of_image(options, model, size) / 2**20 == pytest.approx(measured, rel=0.1), config
 
 
