@@ -1,5 +1,5 @@
 """
-Writes the pages of docs/reference that follow from the code: options.md and cli.md.
+Writes what follows from the code: the pages of options and commands, and the table of published detectors.
 
 Run: python docs/make_reference.py
 """
@@ -15,11 +15,14 @@ from typing import Any, get_args, get_type_hints
 from transformers import TrainingArguments
 
 from dino_detr import cli
+from dino_detr.published_checkpoints import CODES, read_published
 from dino_detr.training import DinoDetrTrainingArguments
 from dino_detr.training.option_names import REFUSED
 
-FOLDER = Path(__file__).parent / "reference"
+FOLDER = Path(__file__).parent
 WRITTEN = "<!-- Written by docs/make_reference.py: change the code, then run it. -->\n"
+
+TRAINED = "guides/trained_detectors.md"
 
 OPTIONS = """# Options
 
@@ -76,6 +79,38 @@ def cli_page() -> str:
     overview = "\n".join(f"| [`{name}`](#{name}) | {_cell(summaries[name])} |" for name in verbs.choices)
     sections = [f"## {name}\n\n{_verb(name, parser)}" for name, parser in verbs.choices.items()]
     return CLI.format(written=WRITTEN, overview=overview, verbs="\n\n".join(sections))
+
+
+def trained_detectors_page() -> str:
+    """Build the guide to trained detectors as it stands, with the table of today's."""
+    text = (FOLDER / TRAINED).read_text(encoding="utf-8")
+    published = read_published().values()
+    rows = [
+        (f"`{each.name}`", each.backbone, str(each.epochs), str(each.box_ap), f"{each.millions} M", _place(each.place))
+        for code in CODES.values()
+        for each in published
+        if each.code is code
+    ]
+    table = _table(("name", "backbone", "epochs", "box AP", "parameters", "where"), rows)
+    sources = "\n".join(
+        f"- `{code.name}`: code {code.license or 'without a stated licence'}, "
+        f"{'fetched by hand' if code.by_hand else 'downloaded'} from [here]({code.place})"
+        for code in CODES.values()
+    )
+    begin, end = (
+        re.escape(f"<!-- {mark} -->\n") for mark in ("table of dino_detr/published_checkpoints.csv", "end of table")
+    )
+    return re.sub(
+        f"({begin}).*?({end})", lambda found: f"{found[1]}\n{table}\n\n{sources}\n\n{found[2]}", text, flags=re.S
+    )
+
+
+def _place(place: str) -> str:
+    """Return a link to a file, or to what it lies in."""
+    if place.startswith("hf://"):
+        owner, repository, file = place.removeprefix("hf://").split("/", 2)
+        place = f"https://huggingface.co/{owner}/{repository}/blob/main/{file}"
+    return f"[{'Google Drive' if 'drive.google' in place else 'file'}]({place})"
 
 
 def _verb(name: str, parser: argparse.ArgumentParser) -> str:
@@ -149,7 +184,7 @@ def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" if line[0] != "---" else f"|{'|'.join(line)}|" for line in lines)
 
 
-PAGES = {"options.md": options_page, "cli.md": cli_page}
+PAGES = {"reference/options.md": options_page, "reference/cli.md": cli_page, TRAINED: trained_detectors_page}
 
 if __name__ == "__main__":
     for name, build in PAGES.items():

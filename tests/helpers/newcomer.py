@@ -15,9 +15,12 @@ from PIL import Image as PILImage
 from safetensors.torch import load_file
 from transformers import AutoBackbone
 
+from dino_detr.data.image_files import cache_folder
+from dino_detr.hub import convert_checkpoint
 from dino_detr.training import parse_options, prepare, train
 from helpers.launching import RECIPE, ROOT
 from helpers.other_formats import write_voc, write_yolo
+from helpers.published import authors_state, detrex_state
 from helpers.scenes import write_scenes
 from helpers.tiny import tiny_backbone_config
 
@@ -92,6 +95,11 @@ def _write_runs(home: Path) -> None:
 
     torch.save(load_file(GOLDEN / "state_dict.safetensors"), home / "model_final.pth")
     shutil.copyfile(GOLDEN / "config.json", home / "config.json")
+    torch.save({"model": authors_state()}, home / "checkpoint.pth")
+    downloaded = cache_folder() / "checkpoints" / "detrex-swin-large-384-5scale-36ep.pth"
+    downloaded.parent.mkdir(parents=True, exist_ok=True)
+    torch.save({"model": detrex_state(columns=10)}, downloaded)
+    convert_checkpoint(downloaded.stem, home / "detector")
 
 
 def _link(home: Path, existing: str, name: str) -> None:

@@ -134,6 +134,13 @@ def try_command(words: list[str], monkeypatch) -> None:
         case ["dino-detr", "train", *arguments] | ["python", "train.py", *arguments]:
             parse_new_run(small(arguments))
             cli.main(["train", *small(arguments)])
+        case ["dino-detr", "convert", "--list"]:
+            with pytest.raises(SystemExit, match=r"^0$"):
+                cli.main(words[1:])
+        case ["dino-detr", "convert", *arguments]:
+            output = arguments[arguments.index("--output") + 1]
+            shutil.rmtree(output, ignore_errors=True)  # what lies there for the commands after it
+            cli.main(words[1:])
         case ["dino-detr", "benchmark" | "replay", *_]:  # test_benchmark.py and test_nonfinite.py run these
             cli.build_parser().parse_args(words[1:])
         case ["dino-detr", *arguments]:

@@ -1,6 +1,7 @@
 """Checkpoints of detrex and of the DINO authors become ours."""
 
 import json
+import re
 import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -94,6 +95,8 @@ def convert_file(state_dict_path: str | Path, config_path: str | Path | None = N
     if reference is not None:
         fields = apply_reference_config(fields, reference, str(config_path))
     _check_told(fields, published, shapes, place)
+    if fields.get("share_decoder_heads") and not _are_shared(published.weights, fields["decoder_layers"]):
+        fields["share_decoder_heads"] = False
     try:
         config = DinoDetrConfig(**fields)
         weights = convert_state_dict(published.weights, config) | convert_state_dict(published.averaged, config)
@@ -140,12 +143,15 @@ def _check_told(fields: dict[str, Any], published: PublishedFile, shapes: dict, 
             )
             + ": which class a column stands for is not known"
         )
-    if code is OFFICIAL and fields["share_decoder_heads"]:
-        first = published.weights.get("class_embed.0.weight")
-        for layer in range(1, fields["decoder_layers"]):
-            other = published.weights.get(f"class_embed.{layer}.weight")
-            if first is not None and other is not None and not _equal(first, other):
-                fields["share_decoder_heads"] = False
+
+
+def _are_shared(weights: dict[str, Tensor], num_layers: int) -> bool:
+    """Return whether the layers' heads are alike, as those of one head for all are stored."""
+    of_first = {name: weights[name] for name in weights if re.match(r"(class|bbox)_embed\.0\.", name)}
+    others = [
+        (head, name.replace(".0.", f".{layer}.", 1)) for name, head in of_first.items() for layer in range(num_layers)
+    ]
+    return all(name not in weights or _equal(head, weights[name]) for head, name in others)
 
 
 def _equal(a: Tensor, b: Tensor) -> bool:
