@@ -7,6 +7,8 @@ from pathlib import Path
 
 import yaml
 
+from helpers.tiny import tiny_backbone_config
+
 ROOT = Path(__file__).parent.parent.parent
 ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]), "OMP_NUM_THREADS": "1"}
 
@@ -72,3 +74,12 @@ def lines(path: Path) -> list[dict]:
 def change(path: Path, **values) -> None:
     content = yaml.safe_load(path.read_text()) | values  # JSON is YAML
     path.write_text(json.dumps({name: value for name, value in content.items() if value is not None}))
+
+
+def with_backbone(recipe: Path, folder: Path, kind: str, **arguments) -> Path:
+    """Write a recipe of a backbone of another kind, and return its path."""
+    values = yaml.safe_load(recipe.read_text())
+    values["model_config"]["backbone_config"] = tiny_backbone_config(kind, **arguments).to_dict()
+    path = folder / f"{kind}.yaml"
+    path.write_text(yaml.safe_dump(values))
+    return path
