@@ -95,6 +95,16 @@ class DinoDetrTrainingArguments(TrainingArguments):
             "(0.7 suits ViT-B, 0.8 ViT-L)."
         },
     )
+    lora_rank: int | None = field(
+        default=None,
+        metadata={
+            "help": "Tune a frozen backbone by adapters of this rank (LoRA; 16, say) on its linear layers. Checkpoints "
+            "have them merged, and beside them in adapter/. Needs peft."
+        },
+    )
+    lora_targets: str = field(
+        default="backbone", metadata={"help": "What has adapters: `backbone`, or `all`: encoder and decoder too."}
+    )
     lr_decay_steps: list[float] = field(
         default_factory=list,
         metadata={

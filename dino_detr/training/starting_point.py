@@ -8,6 +8,7 @@ from transformers.utils import logging
 
 from ..configuration_dino_detr import DinoDetrConfig
 from ..modeling_dino_detr import DinoDetrForObjectDetection
+from .adapters import add_adapters
 from .options import DinoDetrTrainingArguments
 from .progress import without_load_report
 
@@ -18,7 +19,14 @@ _QUERIES = "model.query_embed.weight"
 
 
 def build_model(options: DinoDetrTrainingArguments, names: list[str], ids: list[int]) -> DinoDetrForObjectDetection:
-    """The detector the options ask for, with the data set's classes."""
+    """The detector the options ask for, with the data set's classes and adapters, if there are to be some."""
+    model = _build_model(options, names, ids)
+    if options.lora_rank is not None:
+        add_adapters(model, options.lora_rank, options.lora_targets)
+    return model
+
+
+def _build_model(options: DinoDetrTrainingArguments, names: list[str], ids: list[int]) -> DinoDetrForObjectDetection:
     arguments = dict(options.model_config or {})
     for name in ("num_queries", "num_denoising"):
         if getattr(options, name) is not None:
