@@ -51,7 +51,7 @@ def add_adapters(model: DinoDetrForObjectDetection, rank: int, targets: str = "b
         if type(module) is nn.Linear and name.startswith(_OF_TARGETS[targets])
     ]
     if not any(name.startswith(_OF_TARGETS["backbone"]) for name in names):
-        kind = model.config.backbone_config.model_type
+        kind = getattr(model.config.backbone_config, "model_type", None)
         raise ValueError(f"lora_rank: a {kind} backbone has no linear layers to adapt; give freeze_backbone a number")
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=rank, target_modules=names), model)
@@ -115,7 +115,7 @@ def save_adapters(folder: Path, model: nn.Module, weights: dict[str, Tensor]) ->
     adapted = {name.replace(_BASE, "."): value.contiguous() for name, value in weights.items() if _BASE in name}
     save_file(own, folder / _WEIGHTS, metadata={"format": "pt"})
     save_file(adapted, folder / _ADAPTED, metadata={"format": "pt"})
-    config: Any = model.peft_config["default"]
+    config: Any = vars(model)["peft_config"]["default"]
     config.save_pretrained(folder)
 
 
@@ -134,7 +134,7 @@ def unmerged_weights(folder: Path, model: nn.Module, merged: dict[str, Tensor]) 
         return merged
     if not (folder / ADAPTER / _CONFIG).is_file():
         raise ValueError(f"{folder} has no adapters, and lora_rank asks for some: leave it out to go on with this run")
-    config: Any = model.peft_config["default"]  # pyright: ignore[reportIndexIssue]
+    config: Any = vars(model)["peft_config"]["default"]
     rank = json.loads((folder / ADAPTER / _CONFIG).read_text(encoding="utf-8"))["r"]
     own, adapted = load_file(folder / ADAPTER / _WEIGHTS), load_file(folder / ADAPTER / _ADAPTED)
     found = {name.removeprefix(_PEFT_PREFIX).replace(".weight", ".default.weight"): own[name] for name in own}

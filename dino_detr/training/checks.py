@@ -119,6 +119,7 @@ _LIMITS = {
     "lr_decay_steps": _POSITIVE,
     "max_image_size": _A_PATCH,
     "max_steps": (lambda value: value == -1 or value >= 1, "at least 1 (or -1: num_train_epochs decides)"),
+    "repeat_factor": (lambda value: 0 < value <= 1, "above 0 and at most 1"),
     "seed": _SEED,
     "val_share": (lambda value: 0 < value < 1, "between 0 and 1"),
 }  # fmt: skip

@@ -71,6 +71,20 @@ class DinoDetrTrainingArguments(TrainingArguments):
     augmentation: str = field(
         default="reference", metadata={"help": "`reference`, `large_scale_jitter`, `finetune` or `none`."}
     )
+    repeat_factor: float | None = field(
+        default=None,
+        metadata={
+            "help": "Show images with rare classes more often (LVIS's repeat-factor sampling): a class is rare that is "
+            "in a smaller share of the images than this (0.1, say)."
+        },
+    )
+    class_weights: dict | None = field(
+        default=None,
+        metadata={
+            "help": "Weights of classes in the classification loss, by name (on the command line: JSON); 1 for the "
+            "others."
+        },
+    )
     horizontal_flip: float | None = field(
         default=None,
         metadata={"help": "Probability of a flip; this and the next three: the augmentation's own by default."},
