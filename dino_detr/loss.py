@@ -37,6 +37,8 @@ def detection_losses(
     miss = probability * (1 - expected) + (1 - probability) * expected
     alpha = config.focal_alpha * expected + (1 - config.focal_alpha) * (1 - expected)
     focal = alpha * miss**config.focal_gamma * cross_entropy
+    if config.class_weights is not None:
+        focal = focal * focal.new_tensor(config.class_weights)
     giou = generalized_iou(cxcywh_to_xyxy(predicted), cxcywh_to_xyxy(true))
     return {
         "loss_class": focal.sum((1, 2, 3)) / num_boxes,

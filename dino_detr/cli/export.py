@@ -23,7 +23,6 @@ def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
 
 def run(options: argparse.Namespace) -> None:
     from ..data import load_detection_dataset
-    from ..data.decoding import decode_rgb
     from ..export import export_detector
 
     rows = load_detection_dataset(options.dataset or "digits", options.split if options.dataset else "val")

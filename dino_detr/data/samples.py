@@ -1,5 +1,6 @@
 """Rows become augmented training samples, and samples become batches."""
 
+from collections.abc import Iterable
 from functools import cached_property
 
 import numpy as np
@@ -19,7 +20,8 @@ _MOST_SKIPPED = 100  # images for one sample
 
 class TrainingSamples(torch.utils.data.Dataset):
     """
-    Augmented samples of a data set, each determined by (seed, epoch, index) alone, whichever worker makes it.
+    Augmented samples of a data set, each determined by (seed, epoch, index) alone, whichever worker makes it. An index
+    beyond the rows is a row again, augmented in another way.
 
     A sample is `{"image": uint8 [3, h, w] RGB, "annotation": {"image_id", "annotations": [{"bbox" xywh pixels,
     "category_id" class index, "area" square pixels, "iscrowd" 0}]}}`, as the processor takes it, and "noise_seed", an
@@ -58,7 +60,7 @@ class TrainingSamples(torch.utils.data.Dataset):
     def __getitem__(self, index: int) -> dict:
         unreadable, instead = [], index
         while True:
-            row = self._files[instead]
+            row = self._files[instead % len(self.rows)]
             try:
                 pixels = decode_rgb(row["image"])
                 break
@@ -66,7 +68,8 @@ class TrainingSamples(torch.utils.data.Dataset):
                 if len(unreadable) == min(_MOST_SKIPPED, len(self.rows) - 1):  # it is all of them
                     raise
                 unreadable.append(f"{image_name(row['image'], row['image_id'])}: {describe_fault(fault)}")
-            instead = (instead + 1) % len(self.rows)
+            first = index - index % len(self.rows)  # of this repetition
+            instead = first + (instead + 1) % len(self.rows)
         return {**self._make(instead, row, tv_tensors.Image(pixels)), "unreadable": unreadable}
 
     def _make(self, index: int, row: dict, image: tv_tensors.Image) -> dict:
@@ -107,18 +110,23 @@ class TrainingSamples(torch.utils.data.Dataset):
             "noise_seed": noise_seed,
         }
 
-    def draw_sizes(self) -> torch.Tensor:
+    def draw_sizes(self, indices: Iterable[int] | None = None) -> torch.Tensor:
         """
-        Heights and widths of all samples in this epoch, int64 `[samples, 2]`: as `Augmentation.draw_size` knows them.
+        Heights and widths of samples in this epoch, int64 `[samples, 2]`: as `Augmentation.draw_size` knows them.
 
         From the rows' sizes, no image is opened; 100,000 samples take about a second.
+
+        Args:
+            indices: of samples; None: each row once.
         """
         rows = self.rows.select_columns(["width", "height"])[:]
+        heights, widths = list(rows["height"]), list(rows["width"])
         sizes, epoch = [], self.epoch
         with torch.random.fork_rng(devices=[]):
-            for index, (height, width) in enumerate(zip(rows["height"], rows["width"])):
+            for index in range(len(heights)) if indices is None else indices:
+                row = index % len(heights)
                 torch.default_generator.manual_seed(self._seed(index, epoch))
-                sizes.append(self.augmentation.draw_size(height, width))
+                sizes.append(self.augmentation.draw_size(heights[row], widths[row]))
         return torch.tensor(sizes).reshape(-1, 2)
 
     def _seed(self, index: int, epoch: int) -> int:

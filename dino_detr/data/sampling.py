@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Sampler
 
+from .repeating import count_repeats, number_of_samples, repeat_factors
 from .samples import TrainingSamples
 
 _WINDOW = 128  # batches; the more, the less padding, and the more alike in scale are the images of a batch
@@ -14,7 +15,9 @@ _WINDOW = 128  # batches; the more, the less padding, and the more alike in scal
 
 class SizeGroupedSampler(Sampler[int]):
     """
-    A random order, every sample once, in which the images of a batch are of nearly one size after augmentation.
+    A random order in which the images of a batch are of nearly one size after augmentation.
+
+    Every sample comes once, or as often as `repeat_factor` says.
 
     A batch is padded to its tallest and its widest image; the reference groups its images, upright or not, for the same
     reason. Here a random order is cut into windows of up to 128 batches, the samples of each window are halved by
@@ -25,27 +28,42 @@ class SizeGroupedSampler(Sampler[int]):
         samples: whose epoch is the order's too. (accelerate tells the epoch to a sampler or to the data set, never to
             both.)
         batch_size: images of a step, whatever the number of processes: each takes its part of them.
+        repeat_factor: the threshold of `repeat_factors`; None: every sample once. The second time in an epoch an image
+            is sample `len(samples) + i`, augmented in another way than sample `i`, and so on.
     """
 
-    def __init__(self, samples: TrainingSamples, batch_size: int):
+    def __init__(self, samples: TrainingSamples, batch_size: int, repeat_factor: float | None = None):
         self.samples, self.batch_size = samples, batch_size
+        self.factors = None if repeat_factor is None else repeat_factors(samples.rows, repeat_factor)
 
     def __len__(self) -> int:
-        return len(self.samples)
+        return len(self.samples) if self.factors is None else number_of_samples(self.factors)
 
     def __iter__(self) -> Iterator[int]:
         generator = torch.Generator().manual_seed(hash((self.samples.seed, self.samples.epoch)) % 2**63)
+        indices = self._draw_indices(generator)
         order = torch.randperm(len(self), generator=generator)
         count = len(self) // self.batch_size
         if count:
-            sides = self.samples.draw_sizes().double().log()
+            sides = self.samples.draw_sizes(indices.tolist()).double().log()
             # two windows at least, or images of fixed sizes would always share their batches
             window = min(_WINDOW, math.ceil(count / 2)) * self.batch_size
             windows = order[: count * self.batch_size].split(window)
             batches = [batch for window in windows for batch in self._halve(window, sides)]
             for batch in torch.randperm(count, generator=generator).tolist():
-                yield from batches[batch].tolist()
-        yield from order[count * self.batch_size :].tolist()
+                yield from indices[batches[batch]].tolist()
+        yield from indices[order[count * self.batch_size :]].tolist()
+
+    def _draw_indices(self, generator: torch.Generator) -> Tensor:
+        """Return the samples of the epoch, int64 `[len(self)]`."""
+        every = torch.arange(len(self.samples))
+        if self.factors is None:
+            return every
+        offset = torch.rand((), generator=generator, dtype=torch.float64).item()
+        repeats = torch.from_numpy(count_repeats(self.factors, offset))
+        images = every.repeat_interleave(repeats)
+        times = torch.arange(len(images)) - (repeats.cumsum(0) - repeats)[images]
+        return images + times * len(self.samples)
 
     def _halve(self, samples: Tensor, sides: Tensor) -> list[Tensor]:
         """Batches of the samples, split in two by the side in which they differ more, again and again."""

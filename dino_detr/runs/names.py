@@ -23,6 +23,7 @@ REPORT = "report"
 REPORT_HTML, REPORT_JSON = "report.html", "report.json"  # in it, or in the folder given to `evaluate --report`
 
 # What a run goes on with.
+ADAPTER = "adapter"  # in a checkpoint of a run with adapters: these, which its weights have in them already
 AVERAGE = "ema"  # in a checkpoint: the moving average of the weights, a checkpoint itself
 TRAINER_STATE_JSON = "trainer_state.json"
 FILES_JSON = "files.json"  # in a checkpoint: what it was made of

@@ -15,6 +15,7 @@ from transformers.training_args import trainer_log_levels
 
 from ..configuration_dino_detr import DinoDetrConfig
 from ..runs.names import FIGURES
+from .adapters import check_adapters
 from .precision import check_precision
 
 _AUGMENTATION = ["augmentation", "horizontal_flip", "photometric_distort", "zoom_out", "iou_crop"]
@@ -48,7 +49,13 @@ DEPENDENT_OPTIONS = [
     ("logging_steps", {"logging_strategy"}, lambda options: options.logging_strategy == "steps"),
     ("save_total_limit", {"save_strategy"}, lambda options: options.save_strategy != "no"),
     ("save_only_model", {"save_strategy"}, lambda options: options.save_strategy != "no"),
-    ("backbone_layer_decay", {"freeze_backbone"}, lambda options: options.freeze_backbone is not True),
+    (
+        "backbone_layer_decay",
+        {"freeze_backbone"},
+        lambda options: options.freeze_backbone is not True or options.lora_rank is not None,
+    ),
+    ("lora_rank", {"freeze_backbone"}, lambda options: options.freeze_backbone is True),
+    ("lora_targets", {"lora_rank"}, lambda options: options.lora_rank is not None),
     *(
         (f"dataloader_{name}", {"dataloader_num_workers"}, lambda options: options.dataloader_num_workers > 0)
         for name in ("persistent_workers", "prefetch_factor", "multiprocessing_context")
@@ -90,7 +97,7 @@ _LIMITS = {
     **dict.fromkeys(
         (
             "dataloader_prefetch_factor", "ddp_timeout", "early_stopping_patience", "gradient_accumulation_steps",
-            "num_queries", "overfit_images", "patch_size", "per_device_eval_batch_size",
+            "lora_rank", "num_queries", "overfit_images", "patch_size", "per_device_eval_batch_size",
             "save_total_limit", "total_batch_size",
         ),
         _COUNT,
@@ -112,6 +119,7 @@ _LIMITS = {
     "lr_decay_steps": _POSITIVE,
     "max_image_size": _A_PATCH,
     "max_steps": (lambda value: value == -1 or value >= 1, "at least 1 (or -1: num_train_epochs decides)"),
+    "repeat_factor": (lambda value: 0 < value <= 1, "above 0 and at most 1"),
     "seed": _SEED,
     "val_share": (lambda value: 0 < value < 1, "between 0 and 1"),
 }  # fmt: skip
@@ -304,7 +312,8 @@ def check_run_length(options: Any, steps: int, forgiven: frozenset[str] = frozen
 
 
 BEFORE_TRANSFORMERS = [
-    check_texts, check_limits, check_sizes, check_start, check_model_config, check_backbone_config, check_checkpoints,
+    check_texts, check_limits, check_sizes, check_start, check_model_config, check_backbone_config, check_adapters,
+    check_checkpoints,
 ]  # fmt: skip
 AFTER_TRANSFORMERS = [
     check_metric, check_optimizer, check_scheduler, check_log_levels, check_uploads, check_precision,

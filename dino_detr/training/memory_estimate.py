@@ -13,6 +13,7 @@ from torch.overrides import TorchFunctionMode
 
 from ..backbone import DinoDetrBackbone
 from ..modeling_dino_detr import DinoDetrForObjectDetection
+from .adapters import has_adapters
 from .options import DinoDetrTrainingArguments
 
 ERROR = 0.3  # of an estimate, either way; the measured ones were at most a tenth off
@@ -86,9 +87,11 @@ def activations_of_image(
 
 
 def numbers_kept_by_backbone(model: DinoDetrForObjectDetection, size: tuple[int, int]) -> float:
-    """Count what the backbone keeps of one image of this size for the backward pass, on a copy that computes nothing."""
+    """Count what the backbone keeps of one image for the backward pass, on a copy that computes nothing."""
     with torch.device("meta"):
         backbone = DinoDetrBackbone(model.config).train()
+        if has_adapters(model):  # keep about what its own layers would, if they were trained
+            backbone.requires_grad_(True)
         pixels = torch.empty(1, 3, *size)
     weights = {parameter.untyped_storage()._cdata for parameter in backbone.parameters()}
     kept: dict[int, Tensor] = {}  # by storage, for several tensors may share one

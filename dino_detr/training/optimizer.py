@@ -21,7 +21,8 @@ def build_optimizer(
     """
     Build AdamW over the trainable parameters, grouped as the reference groups them.
 
-    The backbone, if trained, and the pyramid learn at `learning_rate * backbone_lr_factor`; `nn.LayerNorm` and
+    The backbone, if trained, and the pyramid learn at `learning_rate * backbone_lr_factor`, adapters in the backbone at
+    `learning_rate`; `nn.LayerNorm` and
     `nn.GroupNorm` are not decayed (unless the configuration says `decay_norms`), everything else is, the channels-first
     norms of the pyramid and of ConvNeXt, biases and embeddings included.
 
@@ -40,7 +41,7 @@ def build_optimizer(
     depth_factors = _depth_factors(detector.backbone.model, backbone_layer_decay) if backbone_layer_decay != 1 else {}
     groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for module_name, module in model.named_modules():
-        slow = bool({"backbone", "pyramid"} & set(module_name.split(".")))
+        slow = bool({"backbone", "pyramid"} & set(module_name.split("."))) and ".lora_" not in module_name
         decayed = detector.config.decay_norms or not _is_exempt(module)
         for parameter in module.parameters(recurse=False):
             if parameter.requires_grad:

@@ -71,6 +71,20 @@ class DinoDetrTrainingArguments(TrainingArguments):
     augmentation: str = field(
         default="reference", metadata={"help": "`reference`, `large_scale_jitter`, `finetune` or `none`."}
     )
+    repeat_factor: float | None = field(
+        default=None,
+        metadata={
+            "help": "Show images with rare classes more often (LVIS's repeat-factor sampling): a class is rare that is "
+            "in a smaller share of the images than this (0.1, say)."
+        },
+    )
+    class_weights: dict | None = field(
+        default=None,
+        metadata={
+            "help": "Weights of classes in the classification loss, by name (on the command line: JSON); 1 for the "
+            "others."
+        },
+    )
     horizontal_flip: float | None = field(
         default=None,
         metadata={"help": "Probability of a flip; this and the next three: the augmentation's own by default."},
@@ -94,6 +108,16 @@ class DinoDetrTrainingArguments(TrainingArguments):
             "help": "Factor of the learning rate from each block of an unfrozen backbone to the one before it "
             "(0.7 suits ViT-B, 0.8 ViT-L)."
         },
+    )
+    lora_rank: int | None = field(
+        default=None,
+        metadata={
+            "help": "Tune a frozen backbone by adapters of this rank (LoRA; 16, say) on its linear layers. Checkpoints "
+            "have them merged, and beside them in adapter/. Needs peft."
+        },
+    )
+    lora_targets: str = field(
+        default="backbone", metadata={"help": "What has adapters: `backbone`, or `all`: encoder and decoder too."}
     )
     lr_decay_steps: list[float] = field(
         default_factory=list,

@@ -12,6 +12,7 @@ from ..data.samples import TrainingSamples
 from ..evaluation.evaluate import Evaluation
 from ..image_processing_dino_detr import DinoDetrImageProcessor
 from ..runs.names import FIGURES
+from .adapters import has_adapters, merge_adapters, save_adapters
 from .checkpointing.lock import check_lock
 from .checkpointing.output_dir import check_space, claim_output_dir, release_output_dir
 from .checkpointing.preemption import Preempted
@@ -27,6 +28,7 @@ from .resuming import restore_if_finished
 from .run_folder import RunFolder
 from .run_length import settle_run_length
 from .run_rows import read_rows, warn_of_crowded_images
+from .sharding import full_state_dict
 from .starting_point import build_model
 from .trainer import DetectionTrainer
 
@@ -102,6 +104,7 @@ def train(trainer: DetectionTrainer) -> dict[str, Any]:
             trainer.uploads.start()
         with trainer.preemption.listening():
             _train_steps(trainer)
+            _merge(trainer)
             started = time.perf_counter()
             evaluation = trainer.score()
             seconds = time.perf_counter() - started
@@ -130,6 +133,17 @@ def _train_steps(trainer: DetectionTrainer) -> None:
         raise Preempted(trainer.state.global_step, trainer.preemption.exit_status)
     if trainer.average is not None and not leaves_best(trainer.state, options):
         trainer.average.exchange()  # what is left is the last average
+
+
+def _merge(trainer: DetectionTrainer) -> None:
+    """Have adapters merged, so that what is evaluated and left is what everyone loads; they are kept beside it."""
+    if not has_adapters(trainer.model):
+        return
+    weights = full_state_dict(trainer.model.state_dict())
+    if trainer.is_world_process_zero():
+        check_lock(trainer.folder)
+        save_adapters(trainer.folder, trainer.model, weights)
+    merge_adapters(trainer.model, weights)
 
 
 def _leave(trainer: DetectionTrainer, evaluation: Evaluation, figures: dict[str, Any]) -> None:

@@ -8,6 +8,7 @@ from transformers.utils import logging
 
 from ..configuration_dino_detr import DinoDetrConfig
 from ..modeling_dino_detr import DinoDetrForObjectDetection
+from .adapters import add_adapters
 from .options import DinoDetrTrainingArguments
 from .progress import without_load_report
 
@@ -18,17 +19,36 @@ _QUERIES = "model.query_embed.weight"
 
 
 def build_model(options: DinoDetrTrainingArguments, names: list[str], ids: list[int]) -> DinoDetrForObjectDetection:
-    """The detector the options ask for, with the data set's classes."""
+    """The detector the options ask for, with the data set's classes and adapters, if there are to be some."""
+    model = _build_model(options, names, ids)
+    if options.lora_rank is not None:
+        add_adapters(model, options.lora_rank, options.lora_targets)
+    return model
+
+
+def _build_model(options: DinoDetrTrainingArguments, names: list[str], ids: list[int]) -> DinoDetrForObjectDetection:
     arguments = dict(options.model_config or {})
     for name in ("num_queries", "num_denoising"):
         if getattr(options, name) is not None:
             arguments[name] = getattr(options, name)
+    if options.class_weights is not None:
+        arguments["class_weights"] = _weights_in_order(options.class_weights, names)
     arguments |= {"id2label": dict(enumerate(names)), "category_ids": ids, "freeze_backbone": options.freeze_backbone}
     if options.model is not None:
         return load_for_fine_tuning(options.model, **arguments)
     if options.backbone is not None:
         return DinoDetrForObjectDetection.from_backbone(options.backbone, patch_size=options.patch_size, **arguments)
     return DinoDetrForObjectDetection(DinoDetrConfig(**arguments))
+
+
+def _weights_in_order(weights: dict[str, float], names: list[str]) -> list[float]:
+    unknown = [name for name in weights if name not in names]
+    if unknown:
+        raise ValueError(f"class_weights has {unknown[0]!r}, which is none of the classes {', '.join(names)}")
+    for name, weight in weights.items():
+        if not isinstance(weight, (int, float)) or not weight > 0:
+            raise ValueError(f"class_weights: {name!r} has {weight!r}, which is no number above 0")
+    return [float(weights.get(name, 1.0)) for name in names]
 
 
 def load_for_fine_tuning(
@@ -53,7 +73,8 @@ def load_for_fine_tuning(
     former = DinoDetrConfig.from_pretrained(source)
     changes = dict(config_arguments)
     if id2label is not None:
-        changes |= {"id2label": id2label, "label2id": None, "category_ids": config_arguments.get("category_ids")}
+        changes |= {"id2label": id2label, "label2id": None}
+        changes |= {name: config_arguments.get(name) for name in ("category_ids", "class_weights")}
         if not _same_names(former, id2label):  # columns that no class of the data has
             changes["num_unused_classes"] = 0
     config = DinoDetrConfig(**(former.to_dict() | changes))

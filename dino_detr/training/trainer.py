@@ -89,7 +89,7 @@ class DetectionTrainer(Trainer):
         return f"DetectionTrainer({train:,} images to train on, {val:,} to evaluate on, run folder {self.folder})"
 
     def _get_train_sampler(self, train_dataset: Any = None) -> SizeGroupedSampler:
-        return SizeGroupedSampler(train_dataset or self.train_dataset, self.args.total_batch_size)
+        return SizeGroupedSampler(self.train_dataset, self.args.total_batch_size, self.args.repeat_factor)
 
     def get_train_dataloader(self) -> torch.utils.data.DataLoader:
         loader = super().get_train_dataloader()

@@ -109,10 +109,12 @@ def plain_matching(logits, boxes, label, config):
     return linear_sum_assignment(cost)
 
 
-def test_matching_and_losses_are_those_of_each_layer_and_image_alone():
+@pytest.mark.parametrize("class_weights", [None, [1.0, 0.5, 4.0]])
+def test_matching_and_losses_are_those_of_each_layer_and_image_alone(class_weights):
     """Images without boxes and with more boxes than queries included."""
     images, labels = random_images(3, 3, 64, 64), random_labels(4, 0, 25)
-    model = tiny_detector(class_cost=1.5, bbox_cost=4, giou_cost=3, focal_alpha=0.4, focal_gamma=1.5)
+    costs = {"class_cost": 1.5, "bbox_cost": 4, "giou_cost": 3, "focal_alpha": 0.4, "focal_gamma": 1.5}
+    model = tiny_detector(**costs, class_weights=class_weights)
     outputs = model(images, labels=labels)
     targets = Targets.from_labels(labels, 3, torch.device("cpu"))
     assigned = assign(outputs.auxiliary_logits, outputs.auxiliary_boxes, targets, model.config)
@@ -129,7 +131,8 @@ def test_matching_and_losses_are_those_of_each_layer_and_image_alone():
 
             expected = torch.zeros_like(logits)
             expected[queries, label["class_labels"][matched]] = 1
-            losses["loss_class"] += sigmoid_focal_loss(logits, expected, alpha=0.4, gamma=1.5, reduction="sum")
+            of_classes = sigmoid_focal_loss(logits, expected, alpha=0.4, gamma=1.5).sum(0)
+            losses["loss_class"] += (of_classes * torch.tensor(class_weights or [1.0] * 3)).sum()
             losses["loss_bbox"] += (boxes[queries] - label["boxes"][matched]).abs().sum()
             overlap = generalized_box_iou(
                 *(box_convert(b, "cxcywh", "xyxy") for b in (boxes[queries], label["boxes"][matched]))

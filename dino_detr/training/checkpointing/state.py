@@ -14,6 +14,7 @@ from transformers.utils import logging
 from ...image_processing_dino_detr import DinoDetrImageProcessor
 from ...modeling_dino_detr import DinoDetrForObjectDetection
 from ...runs.names import AVERAGE, TRAINER_STATE_JSON, checkpoint_folder, partial_path
+from ..adapters import has_adapters, merge_weights, save_adapters, unmerged_weights
 from ..options import DinoDetrTrainingArguments
 from ..sharding import full_state_dict, load_optimizer, load_weights, unsharded_class
 
@@ -37,7 +38,9 @@ def save_model(
     if not should_save:
         return
     with unsharded_class(model):
-        model.save_pretrained(folder, state_dict=weights)
+        model.save_pretrained(folder, state_dict=merge_weights(model, weights))
+    if has_adapters(model):
+        save_adapters(folder, model, weights)
     processor.save_pretrained(folder)
     if options is not None:
         torch.save(_without_tokens(options), folder / TRAINING_ARGS_NAME)
@@ -51,7 +54,7 @@ def load_model(folder: Path, model: DinoDetrForObjectDetection) -> None:
     stay behind, with no more than a warning.
     """
     loaded = DinoDetrForObjectDetection.from_pretrained(folder, dtype=model.dtype)
-    load_weights(model, loaded.state_dict())
+    load_weights(model, unmerged_weights(folder, model, loaded.state_dict()))
 
 
 def save_optimizer(

@@ -11,6 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ... import __version__
 from ...modeling_dino_detr import DinoDetrForObjectDetection
+from ..adapters import has_adapters, merge_weights
 from ..exchange import Exchange
 from ..options import DinoDetrTrainingArguments
 from ..precision import precision_name
@@ -72,7 +73,9 @@ class FiniteCheck:
         self, step: Step, gradient_norm: float, model: DinoDetrForObjectDetection, optimizer: torch.optim.Optimizer
     ) -> str:
         report = self._report(step, gradient_norm, optimizer)
-        weights = full_state_dict(model.state_dict()) if is_sharded(model) else None  # now, while all take part
+        weights = None
+        if is_sharded(model) or has_adapters(model):
+            weights = merge_weights(model, full_state_dict(model.state_dict()))  # now, while all take part
         try:
             finding = find_nonfinite(model, step, report["precision"])
             report |= asdict(finding) if finding else {}
