@@ -2,8 +2,6 @@
 
 import argparse
 
-from .common import checked_rows
-
 
 def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     verb = verbs.add_parser("export", help="write a graph for ONNX Runtime, OpenVINO or torch.export, and verify it")
@@ -28,7 +26,6 @@ def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
 
 
 def run(options: argparse.Namespace) -> None:
-    from ..data import load_detection_dataset
     from ..export import ExportOptions, export_detector
 
     if options.max_images < 1:
@@ -37,14 +34,10 @@ def run(options: argparse.Namespace) -> None:
         options.format, options.image_size and tuple(options.image_size), options.with_preprocessing,
         options.with_postprocessing, options.sampling, options.quantize,
     )  # fmt: skip
-    asked.check()
-    rows = checked_rows(options.dataset, options.split) if options.dataset else None
-    calibration_rows = None
-    if options.dataset and options.quantize == "int8":
-        calibration_rows = load_detection_dataset(options.dataset, options.train_split)
     verification, measurement = export_detector(
-        options.checkpoint, options.output, asked, rows, calibration_rows, options.max_images, options.max_ap_drop
-    )
+        options.checkpoint, options.output, asked, options.dataset, options.split, options.train_split,
+        options.max_images, options.max_ap_drop,
+    )  # fmt: skip
     print(f"{options.checkpoint} -> {options.output}")
     print(f"verified in float32 on {verification}")
     if measurement is not None:

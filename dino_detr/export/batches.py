@@ -11,9 +11,10 @@ from .runtime import SMALLEST
 from .verification import Batch
 
 
-def first_images(rows: Dataset, count: int) -> list[Image.Image]:
-    """Return the first images of a data set, at most `count`, upright and as RGB."""
-    return [upright_rgb(rows[index]["image"]) for index in range(min(count, len(rows)))]
+def some_images(rows: Dataset, count: int) -> list[Image.Image]:
+    """Return `count` images from all over a data set, or all that it has, upright and as RGB."""
+    count = min(count, len(rows))
+    return [upright_rgb(rows[number * len(rows) // count]["image"]) for number in range(count)]
 
 
 def make_batches(

@@ -10,11 +10,11 @@ from datasets import Dataset
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForObjectDetection
 
 from ..configuration_dino_detr import DinoDetrConfig
-from ..data import load_detection_dataset
+from ..data import class_names, load_detection_dataset
 from ..image_processing_dino_detr import DinoDetrImageProcessor
 from ..modeling_dino_detr import DinoDetrForObjectDetection
 from ..outputs import claim_folder, fill_folder, write_json
-from .batches import first_images, make_batches
+from .batches import make_batches, some_images
 from .graph import DetectorGraph
 from .measuring import Measurement, measure
 from .options import ExportOptions
@@ -32,8 +32,9 @@ def export_detector(
     source: str | Path,
     output: str | Path,
     options: ExportOptions,
-    rows: Dataset | None = None,
-    calibration_rows: Dataset | None = None,
+    dataset: str | None = None,
+    split: str = "val",
+    train_split: str = "train",
     max_images: int = 200,
     max_ap_drop: float = 0.01,
 ) -> tuple[Verification, Measurement | None]:
@@ -45,33 +46,34 @@ def export_detector(
     Args:
         source: checkpoint folder or Hub id.
         output: folder to write to.
-        rows: images and boxes to verify with and to measure AP on. None: the built-in digits, and no AP.
-        calibration_rows: images that the ranges of int8 are found with, of the training split.
-        max_images: of `rows`, to measure AP on.
+        dataset: to verify with and to measure AP on, see `load_detection_dataset`. None: the built-in digits, and no AP.
+        split, train_split: of the dataset, to measure on and to find the ranges of int8 on.
+        max_images: to measure AP on.
         max_ap_drop: the largest loss of AP at which the export is kept.
 
     Returns:
-        How the graph in float32 compares with PyTorch; and, of `rows`, what was measured.
+        How the graph in float32 compares with PyTorch; and, of a dataset, what was measured.
 
     Raises:
         ExportFailed: if the numbers are not the detector's, or AP drops too far. Nothing is left then.
         FileExistsError: if `output` is not an empty folder.
         FileNotFoundError: if there is no such checkpoint.
         MissingRuntime: if something has to be installed.
-        ValueError: for options that cannot be, or a checkpoint of something else.
+        ValueError: for options that cannot be, a checkpoint of something else, or a dataset of other classes.
     """
     options.check()
-    if options.quantize and rows is None:
-        raise ValueError(f"quantize {options.quantize} needs a dataset, on which AP before and after is measured")
-    if options.quantize == "int8" and calibration_rows is None:
-        raise ValueError("quantize int8 needs training images, on which the ranges of 8 bits are found")
+    if options.quantize and dataset is None:
+        raise ValueError(f"--quantize {options.quantize} needs --dataset, to measure AP on before and after")
     claim_folder(output)
     detector, processor = _load(source, options)
     graph = DetectorGraph(detector, processor, options.with_preprocessing, options.with_postprocessing).eval()
+    rows = load_detection_dataset(dataset or "digits", split if dataset else "val")
+    if dataset:
+        _check_classes(detector, source, rows, dataset)
     its_processor = copy.deepcopy(processor)  # the export's
     if options.with_preprocessing:
         its_processor.do_rescale = its_processor.do_normalize = False
-    images = first_images(load_detection_dataset("digits", "val") if rows is None else rows, VERIFIED_IMAGES)
+    images = some_images(rows, VERIFIED_IMAGES)
     batches = make_batches(images, its_processor, options)
     with fill_folder(output) as folder:
         detector.set_deformable_sampling(options.sampling or _SAMPLING[options.format])
@@ -84,16 +86,18 @@ def export_detector(
             raise ExportFailed(_explain(graph, options, batches[0], verification))
         facts |= {"quantize": options.quantize, "verification": verification.to_dict()}
         if options.quantize:
-            calibration = _calibration_batches(calibration_rows, its_processor, options)
+            train_images = some_images(load_detection_dataset(str(dataset), train_split), CALIBRATION_IMAGES)
+            calibration = make_batches(train_images, its_processor, options, counts=(1,), scales=(1.0,))
             _save(quantize(exported, graph, options, calibration), folder, facts)
         measurement = None
-        if rows is not None:
+        if dataset:
             detector.set_deformable_sampling("auto")
             measured_rows = rows.select(range(min(max_images, len(rows))))
             image = make_batches(images[:1], its_processor, options)[0]
             measurement = measure(graph, processor, ExportedDetector(folder), its_processor, measured_rows, image)
             _check_ap(measurement, options, max_ap_drop)
-            facts["measurement"] = measurement.to_dict()
+            name = Path(dataset).name if Path(dataset).exists() else dataset  # no path of this machine
+            facts["measurement"] = {"dataset": name, "split": split, **measurement.to_dict()}
         _write_facts(folder, facts)
     return verification, measurement
 
@@ -132,11 +136,10 @@ def _write_facts(folder: Path, facts: dict[str, Any]) -> None:
     write_json(folder / FACTS, facts)
 
 
-def _calibration_batches(
-    rows: Dataset | None, processor: DinoDetrImageProcessor, options: ExportOptions
-) -> list[Batch]:
-    images = [] if rows is None else first_images(rows, CALIBRATION_IMAGES)
-    return make_batches(images, processor, options, counts=(1,), scales=(1.0,))
+def _check_classes(detector: DinoDetrForObjectDetection, source: str | Path, rows: Dataset, dataset: str) -> None:
+    names = list(detector.config.id2label.values())
+    if names != class_names(rows):
+        raise ValueError(f"{source} knows the classes {names}, but {dataset} has {class_names(rows)}")
 
 
 def _check_ap(measurement: Measurement, options: ExportOptions, max_ap_drop: float) -> None:
