@@ -20,7 +20,9 @@ def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
     verb.add_argument("--quantize", metavar="TYPE", help="int8, int8-weights, bf16 or fp16 (default: float32)")
     verb.add_argument("--dataset", help="to verify with, and to measure AP and seconds on, before and after")
     verb.add_argument("--split", default="val", help="of the dataset (default: val)")
-    verb.add_argument("--train_split", default="train", help="of the dataset, to find int8's ranges on (default: train)")
+    verb.add_argument(
+        "--train_split", default="train", help="of the dataset, to find int8's ranges on (default: train)"
+    )
     verb.add_argument("--max_images", type=int, default=200, help="to measure AP on (default: 200)")
     verb.add_argument("--max_ap_drop", type=float, default=0.01, help="refuse what loses more AP (default: 0.01)")
 

@@ -46,7 +46,7 @@ def export_detector(
     Args:
         source: checkpoint folder or Hub id.
         output: folder to write to.
-        dataset: to verify with and to measure AP on, see `load_detection_dataset`. None: the built-in digits, and no AP.
+        dataset: to verify with and measure AP on, see `load_detection_dataset`. None: the built-in digits, and no AP.
         split, train_split: of the dataset, to measure on and to find the ranges of int8 on.
         max_images: to measure AP on.
         max_ap_drop: the largest loss of AP at which the export is kept.
@@ -150,8 +150,8 @@ def _check_ap(measurement: Measurement, options: ExportOptions, max_ap_drop: flo
     if options.image_size is not None:
         causes.append("with images padded to one size, as --image_size asks")
     raise ExportFailed(
-        f"{', '.join([*causes, 'AP drops'])} from {before:.4f} to {after:.4f} on {measurement.images} images, more than "
-        f"--max_ap_drop {max_ap_drop:g}. Nothing was written"
+        f"{', '.join([*causes, 'AP drops'])} from {before:.4f} to {after:.4f} on {measurement.images} images, more "
+        f"than --max_ap_drop {max_ap_drop:g}. Nothing was written"
     )
 
 

@@ -21,8 +21,8 @@ def quantize(exported: Any, graph: DetectorGraph, options: ExportOptions, calibr
     """
     Return an export in the numbers of `options.quantize`.
 
-    `int8` has weights and activations of the backbone and encoder in 8 bits, where they meet in a product; `int8-weights`
-    all large weights. `bf16` and `fp16` are those of the weights; OpenVINO computes in bf16.
+    `int8` has weights and activations of the backbone and encoder in 8 bits, where they meet in a product;
+    `int8-weights` all large weights. `bf16` and `fp16` are those of the weights; OpenVINO computes in bf16.
 
     Args:
         exported: transformers' `ExportedModel` of the graph in float32.

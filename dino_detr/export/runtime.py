@@ -50,7 +50,10 @@ class ExportedDetector(nn.Module):
         try:
             # a folder on this machine, whose `.pt2` is a pickle: the user says by name what is run
             self.exported = ExportedModel.from_pretrained(
-                str(folder), device=device or "cpu", trust_remote_code=True, **runner_options(self.facts["format"], self.facts["quantize"])
+                str(folder),
+                device=device or "cpu",
+                trust_remote_code=True,
+                **runner_options(self.facts["format"], self.facts["quantize"]),
             )
         except RuntimeError as error:  # OpenVINO's, of a file that is cut off, say
             raise ValueError(f"{folder}: the runtime cannot load it: {str(error).strip().splitlines()[-1]}") from error

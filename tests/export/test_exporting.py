@@ -82,16 +82,16 @@ def test_an_export_of_one_size(format, checkpoint, images, tmp_path, capsys):
     """It takes any batch, pads, says what it is, and runs without this package."""
     folder = tmp_path / "export"
     whole = ["--with_preprocessing", "--with_postprocessing"] if format == "onnx" else []
-    main(
-        ["export", str(checkpoint), "--format", format, "--output", str(folder), "--image_size", "144", "192", *whole]
-    )
+    main(["export", str(checkpoint), "--format", format, "--output", str(folder), "--image_size", "144", "192", *whole])
     assert "verified in float32 on 9 images in 4 batches: 100.0% of the best" in capsys.readouterr().out
     facts = json.loads((folder / "verification.json").read_text())
     assert facts["format"] == format and facts["verification"]["logits"] < 1e-3
     if not whole:
         agrees(checkpoint, folder, [(1, 144, 192), (3, 144, 192)])
     if format == "onnx":
-        operators = {node.op_type for node in onnx.load(folder / "onnx_model.onnx", load_external_data=False).graph.node}
+        operators = {
+            node.op_type for node in onnx.load(folder / "onnx_model.onnx", load_external_data=False).graph.node
+        }
         assert "GridSample" not in operators and not operators & {"If", "Loop", "Scan"}
 
     exported = Detector(folder)
@@ -129,7 +129,7 @@ def test_other_backbones(backbone, tmp_path):
     tiny_detector(backbone).save_pretrained(tmp_path / "checkpoint")
     DinoDetrImageProcessor(size={"shortest_edge": 160, "longest_edge": 256}).save_pretrained(tmp_path / "checkpoint")
     if backbone in ("swin", "vitdet"):
-        with pytest.raises(ValueError, match="attends in windows.*--image_size HEIGHT WIDTH"):
+        with pytest.raises(ValueError, match=r"attends in windows.*--image_size HEIGHT WIDTH"):
             export_detector(tmp_path / "checkpoint", tmp_path / "export", ExportOptions("openvino"))
     export_detector(tmp_path / "checkpoint", tmp_path / "export", ExportOptions("openvino", (160, 256)))
     agrees(tmp_path / "checkpoint", tmp_path / "export", [(1, 160, 256), (3, 160, 256)])

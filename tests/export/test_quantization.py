@@ -41,7 +41,9 @@ def test_int8_is_of_the_backbone_and_encoder_alone(format, checkpoint, tmp_path)
     file = next((tmp_path / "export").glob("*.onnx" if format == "onnx" else "*.xml"))
     if format == "openvino":
         operators = openvino.Core().read_model(file).get_ordered_ops()
-        eight = [op for op in operators if op.get_type_name() == "Constant" and op.get_element_type().to_string() == "i8"]
+        eight = [
+            op for op in operators if op.get_type_name() == "Constant" and op.get_element_type().to_string() == "i8"
+        ]
         count = len([op for op in eight if len(op.get_output_shape(0)) > 1 or op.get_output_shape(0)[0] > 64])
     else:
         import onnx
@@ -54,7 +56,7 @@ def test_int8_is_of_the_backbone_and_encoder_alone(format, checkpoint, tmp_path)
 
 @pytest.mark.slow
 def test_what_loses_ap_is_refused(checkpoint, tmp_path):
-    with pytest.raises(ExportFailed, match="with bf16, .*AP drops from .* more than --max_ap_drop -1"):
+    with pytest.raises(ExportFailed, match=r"with bf16, .*AP drops from .* more than --max_ap_drop -1"):
         options = ExportOptions("torch", (144, 192), quantize="bf16")
         export_detector(checkpoint, tmp_path / "export", options, "digits", max_images=2, max_ap_drop=-1.0)
     assert not list(tmp_path.iterdir())
