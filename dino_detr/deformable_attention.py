@@ -32,19 +32,20 @@ def plain_sampling(
     num_queries = sampling_locations.shape[1]
     # grid_sample takes one dtype: locations need float32, so values meet them there
     maps = value.to(sampling_locations.dtype).permute(0, 2, 3, 1).flatten(0, 1)  # [B*heads, head_dim, S]
-    grids = (2 * sampling_locations - 1).transpose(1, 2).flatten(0, 1)  # [B*heads, Q, levels, points, 2]
-    weights = attention_weights.to(maps.dtype).transpose(1, 2).flatten(0, 1)  # [B*heads, Q, levels, points]
+    # points before queries, so that sums over points run through memory in order, here and in exported graphs
+    grids = (2 * sampling_locations - 1).permute(0, 2, 3, 4, 1, 5).flatten(0, 1)  # [B*heads, levels, points, Q, 2]
+    weights = attention_weights.to(maps.dtype).permute(0, 2, 3, 4, 1).flatten(0, 1)  # [B*heads, levels, points, Q]
 
     outputs = []
     for level, level_map in enumerate(maps.split([h * w for h, w in spatial_shapes], dim=2)):
         samples = F.grid_sample(
             level_map.unflatten(2, spatial_shapes[level]),
-            grids[:, :, level],
+            grids[:, level],
             mode="bilinear",
             padding_mode="zeros",
             align_corners=False,
-        )  # [B*heads, head_dim, Q, points]
-        outputs.append((samples * weights[:, None, :, level]).sum(3))
+        )  # [B*heads, head_dim, points, Q]
+        outputs.append((samples * weights[:, None, level]).sum(2))
     output = sum(outputs[1:], outputs[0]).view(batch_size, num_heads * head_dim, num_queries)
     return output.transpose(1, 2).to(value.dtype)
 

@@ -12,7 +12,10 @@ from .tracing import trace
 from .verification import Batch
 
 _INT8_PARTS = ("backbone", "pyramid", "neck", "encoder")  # queries and boxes of the rest are too fine for 8 bits
-_OF_INT8_PARTS = re.compile(rf"\bdetector\.model\.({'|'.join(_INT8_PARTS)})\.")
+_OF_INT8_PARTS = re.compile(rf"\b({'|'.join(_INT8_PARTS)})\.")
+_SAMPLED = re.compile(
+    r"\bencoder\.layers\.\d+\.self_attn\.output_proj\b"
+)  # OpenVINO takes its 8 bits into the sampling
 _PRODUCTS = {"MatMul", "Gemm", "Conv", "ConvTranspose", "Convolution", "ConvolutionBackpropData"}
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -64,10 +67,8 @@ def _int8_operators(program: Any, graph: DetectorGraph, format: str) -> dict[str
         return {node.name: _is_of_int8_parts_onnx(node) for node in program.graph}
     weights = {
         parameter.detach().numpy().tobytes()
-        for name in _INT8_PARTS
-        if (part := getattr(graph.detector.model, name)) is not None
-        for parameter in part.parameters()
-        if parameter.dim() > 1
+        for name, parameter in graph.detector.model.named_parameters()
+        if parameter.dim() > 1 and _is_of_int8_parts(name)
     }
     chosen = {}
     for node in program.get_ordered_ops():
@@ -79,8 +80,15 @@ def _int8_operators(program: Any, graph: DetectorGraph, format: str) -> dict[str
     return chosen
 
 
+def _is_of_int8_parts(name: str) -> bool:
+    """Tell by its name in `DinoDetrModel` whether a weight is to be in 8 bits."""
+    return _OF_INT8_PARTS.match(name) is not None and _SAMPLED.search(name) is None
+
+
 def _is_of_int8_parts_onnx(node: Any) -> bool:
-    if node.op_type not in _PRODUCTS or _OF_INT8_PARTS.search(node.metadata_props.get("namespace", "")) is None:
+    # "...: class/detector.model.encoder.layers.0.ffn.fc1: torch.nn.modules.linear.Linear/linear_16: ..."
+    modules = re.findall(r"\bdetector\.model\.([\w.]+)", node.metadata_props.get("namespace", ""))
+    if node.op_type not in _PRODUCTS or not modules or not _is_of_int8_parts(modules[-1]):
         return False
     factor = node.inputs[1]
     maker = factor.producer()
