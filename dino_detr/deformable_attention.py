@@ -32,19 +32,20 @@ def plain_sampling(
     num_queries = sampling_locations.shape[1]
     # grid_sample takes one dtype: locations need float32, so values meet them there
     maps = value.to(sampling_locations.dtype).permute(0, 2, 3, 1).flatten(0, 1)  # [B*heads, head_dim, S]
-    grids = (2 * sampling_locations - 1).transpose(1, 2).flatten(0, 1)  # [B*heads, Q, levels, points, 2]
-    weights = attention_weights.to(maps.dtype).transpose(1, 2).flatten(0, 1)  # [B*heads, Q, levels, points]
+    # points before queries, so that sums over points run through memory in order, here and in exported graphs
+    grids = (2 * sampling_locations - 1).permute(0, 2, 3, 4, 1, 5).flatten(0, 1)  # [B*heads, levels, points, Q, 2]
+    weights = attention_weights.to(maps.dtype).permute(0, 2, 3, 4, 1).flatten(0, 1)  # [B*heads, levels, points, Q]
 
     outputs = []
     for level, level_map in enumerate(maps.split([h * w for h, w in spatial_shapes], dim=2)):
         samples = F.grid_sample(
             level_map.unflatten(2, spatial_shapes[level]),
-            grids[:, :, level],
+            grids[:, level],
             mode="bilinear",
             padding_mode="zeros",
             align_corners=False,
-        )  # [B*heads, head_dim, Q, points]
-        outputs.append((samples * weights[:, None, :, level]).sum(3))
+        )  # [B*heads, head_dim, points, Q]
+        outputs.append((samples * weights[:, None, level]).sum(2))
     output = sum(outputs[1:], outputs[0]).view(batch_size, num_heads * head_dim, num_queries)
     return output.transpose(1, 2).to(value.dtype)
 
@@ -58,24 +59,25 @@ def gathered_sampling(
     It is for exported graphs; in PyTorch itself `plain_sampling` is faster.
     """
     batch_size, num_tokens, num_heads, head_dim = value.shape
+    device = value.device
     table = value.reshape(-1, head_dim)  # a row for each image, token and head
-    images = torch.arange(batch_size, device=value.device).view(-1, 1, 1, 1) * num_tokens
-    heads = torch.arange(num_heads, device=value.device).view(1, 1, -1, 1)
+    images = torch.arange(batch_size, device=device).view(-1, 1, 1, 1) * num_tokens
+    heads = torch.arange(num_heads, device=device).view(1, 1, -1, 1)
+    corners = torch.tensor([0.0, 1.0], device=device)
     output, first = value.new_zeros(()).to(sampling_locations.dtype), 0
     for level, (height, width) in enumerate(spatial_shapes):
-        x, y = (sampling_locations[:, :, :, level] * torch.tensor([width, height], device=value.device) - 0.5).unbind(
-            -1
-        )
-        left, top = x.floor(), y.floor()
-        rows, shares = [], []
-        for row, share_y in ((top, 1 - (y - top)), (top + 1, y - top)):
-            for column, share_x in ((left, 1 - (x - left)), (left + 1, x - left)):
-                inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
-                cell = torch.where(inside, row * width + column, 0.0).long()  # of none any, for its share is zero
-                rows.append((images + first + cell) * num_heads + heads)
-                shares.append(share_x * share_y * inside * attention_weights[:, :, :, level])
-        rows, shares = torch.cat(rows, -1), torch.cat(shares, -1)  # [B, Q, heads, 4 * points]
-        output = output + torch.matmul(shares[..., None, :], table[rows].to(shares.dtype))
+        size = torch.tensor([width, height], device=device)
+        positions = sampling_locations[:, :, :, level] * size - 0.5  # in cells
+        cells = positions.floor()[..., None] + corners  # [B, Q, heads, points, (x, y), 2]
+        nearest = cells.clamp(min=0).minimum(size[:, None] - 1)
+        shares = (1 - (positions[..., None] - cells).abs()) * (nearest == cells)  # of a cell outside none
+        columns, rows = nearest.unbind(-2)
+        column_shares, row_shares = shares.unbind(-2)
+        tokens = (rows[..., :, None] * width + columns[..., None, :]).flatten(-3).long() + first
+        row_shares = row_shares * attention_weights[:, :, :, level, :, None]
+        weights = (row_shares[..., :, None] * column_shares[..., None, :]).flatten(-3)  # [B, Q, heads, points * 4]
+        samples = F.embedding((images + tokens) * num_heads + heads, table)
+        output = output + torch.matmul(weights[..., None, :], samples.to(weights.dtype))
         first += height * width
     return output.flatten(2).to(value.dtype)
 

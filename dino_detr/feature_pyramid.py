@@ -60,7 +60,7 @@ class SimpleFeaturePyramid(nn.Module):
     def forward(self, feature_map: Tensor) -> list[Tensor]:
         maps = [level(feature_map) for level in self.levels]
         for _ in range(self.extra_levels):
-            maps.append(maps[-1][:, :, ::2, ::2])
+            maps.append(F.max_pool2d(maps[-1], kernel_size=1, stride=2))  # a slice's strides would bind exported graphs
         return maps
 
 

@@ -17,19 +17,30 @@ def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
     verb.add_argument(
         "--sampling", metavar="WAY", help="plain (GridSample) or gather (default: the faster in the format's runtime)"
     )
-    verb.add_argument("--dataset", help="whose images to compare on, and on which to score before and after")
+    verb.add_argument("--quantize", metavar="TYPE", help="int8, int8-weights, bf16 or fp16 (default: float32)")
+    verb.add_argument("--dataset", help="to verify with, and to measure AP and seconds on, before and after")
     verb.add_argument("--split", default="val", help="of the dataset (default: val)")
+    verb.add_argument(
+        "--train_split", default="train", help="of the dataset, to find int8's ranges on (default: train)"
+    )
+    verb.add_argument("--max_images", type=int, default=200, help="to measure AP on (default: 200)")
+    verb.add_argument("--max_ap_drop", type=float, default=0.01, help="refuse what loses more AP (default: 0.01)")
 
 
 def run(options: argparse.Namespace) -> None:
-    from ..data import load_detection_dataset
-    from ..export import export_detector
+    from ..export import ExportOptions, export_detector
 
-    rows = load_detection_dataset(options.dataset or "digits", options.split if options.dataset else "val")
-    images = [rows[index]["image"] for index in range(min(9, len(rows)))]
-    verification = export_detector(
-        options.checkpoint, options.output, options.format, images, options.image_size,
-        options.with_preprocessing, options.with_postprocessing, options.sampling,
+    if options.max_images < 1:
+        raise ValueError(f"--max_images {options.max_images}: at least 1")
+    asked = ExportOptions(
+        options.format, options.image_size and tuple(options.image_size), options.with_preprocessing,
+        options.with_postprocessing, options.sampling, options.quantize,
+    )  # fmt: skip
+    verification, measurement = export_detector(
+        options.checkpoint, options.output, asked, options.dataset, options.split, options.train_split,
+        options.max_images, options.max_ap_drop,
     )  # fmt: skip
     print(f"{options.checkpoint} -> {options.output}")
-    print(verification)
+    print(f"verified in float32 on {verification}")
+    if measurement is not None:
+        print(f"{options.quantize or 'float32'}: {measurement}")

@@ -19,7 +19,7 @@ class DetectorGraph(DinoDetrPreTrainedModel):
         detector: in eval mode.
         processor: whose mean, standard deviation and `top_k` are used.
         with_preprocessing: take uint8 RGB images `[B, 3, H, W]` and normalise them.
-        with_postprocessing: return the best detections, in pixels of `target_sizes`.
+        with_postprocessing: return the best detections too, in pixels of `target_sizes`.
         with_stages: return also what each part of the detector gives, to find where two runtimes part.
     """
 
@@ -51,8 +51,8 @@ class DetectorGraph(DinoDetrPreTrainedModel):
             target_sizes: int64 `[B, 2]`, height and width of each image in pixels, for `with_postprocessing`.
 
         Returns:
-            `logits` `[B, Q, K]` and `pred_boxes` `[B, Q, 4]` (cxcywh in 0..1); or `scores` `[B, n]`, `labels` int64
-            `[B, n]` and `boxes` `[B, n, 4]` (xyxy px, clipped to the image), best first.
+            `logits` `[B, Q, K]` and `pred_boxes` `[B, Q, 4]` (cxcywh in 0..1); `with_postprocessing` first `scores`
+            `[B, n]`, `labels` int64 `[B, n]` and `boxes` `[B, n, 4]` (xyxy px, clipped to the image), best first.
         """
         if self.with_preprocessing:
             pixel_values = (pixel_values.float() - self.mean) / self.std * pixel_mask[:, None]
@@ -61,9 +61,10 @@ class DetectorGraph(DinoDetrPreTrainedModel):
         outputs = self.detector(pixel_values, pixel_mask)
         for handle in handles:
             handle.remove()
-        if not self.with_postprocessing or target_sizes is None:
-            return {"logits": outputs.logits, "pred_boxes": outputs.pred_boxes, **stages}
-        return self._best(outputs.logits, outputs.pred_boxes, target_sizes) | stages
+        predictions = {"logits": outputs.logits, "pred_boxes": outputs.pred_boxes, **stages}
+        if self.with_postprocessing and target_sizes is not None:
+            predictions = self._best(outputs.logits, outputs.pred_boxes, target_sizes) | predictions
+        return predictions
 
     def _best(self, logits: Tensor, pred_boxes: Tensor, target_sizes: Tensor) -> dict[str, Tensor]:
         num_labels = logits.shape[2]

@@ -1,5 +1,6 @@
 """An export folder, run by its runtime and called as the detector that it was made from."""
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,12 @@ from ..modeling_dino_detr import DinoDetrObjectDetectionOutput
 from ..runs.history import read_mapping
 
 MANIFEST, FACTS = "export.json", "verification.json"  # of transformers; of this package
-PACKAGES = {
-    "torch": [],
-    "onnx": ["onnx", "onnxscript", "onnxruntime"],
-    "openvino": ["openvino"],
-}
+FORMATS = {"torch": [], "onnx": ["onnx", "onnxscript", "onnxruntime"], "openvino": ["openvino"]}  # what each needs
+SMALLEST = 128  # pixels of an image's side: with less, the coarsest maps have a single cell, for which graphs are not
+
+
+class MissingRuntime(ImportError, ValueError):
+    """A package that an export needs is not installed."""
 
 
 def is_export(folder: str | Path) -> bool:
@@ -29,12 +31,12 @@ class ExportedDetector(nn.Module):
 
     Args:
         folder: as `dino-detr export` writes it.
-        device: `cpu` or `cuda`; None: the runtime's default.
+        device: `cpu`, or what else the runtime knows; None: the CPU.
 
     Raises:
         FileNotFoundError: if it is no export.
-        ImportError: if its runtime is not installed.
-        ValueError: if its graph has another interface than a detector's: pixels that are not normalised, say.
+        MissingRuntime: if its runtime is not installed.
+        ValueError: if the runtime has no such device, or cannot read the graph.
     """
 
     def __init__(self, folder: str | Path, device: str | None = None):
@@ -45,8 +47,16 @@ class ExportedDetector(nn.Module):
         check_runtime(self.facts["format"])
         from transformers.exporters import ExportedModel
 
-        # a folder on this machine, whose `.pt2` is a pickle: the user says by name what is run
-        self.exported = ExportedModel.from_pretrained(str(folder), device=device, trust_remote_code=True)
+        try:
+            # a folder on this machine, whose `.pt2` is a pickle: the user says by name what is run
+            self.exported = ExportedModel.from_pretrained(
+                str(folder),
+                device=device or "cpu",
+                trust_remote_code=True,
+                **runner_options(self.facts["format"], self.facts["quantize"]),
+            )
+        except RuntimeError as error:  # OpenVINO's, of a file that is cut off, say
+            raise ValueError(f"{folder}: the runtime cannot load it: {str(error).strip().splitlines()[-1]}") from error
         self.config: Any = self.exported.config
         self.image_size = self.facts["image_size"]
 
@@ -56,58 +66,69 @@ class ExportedDetector(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        return torch.float32
+        return self.exported.dtype
 
     @torch.no_grad()
     def forward(self, pixel_values: Tensor, pixel_mask: Tensor | None = None) -> DinoDetrObjectDetectionOutput:
         """
-        Run the graph. Images smaller than a graph's one size are padded to it.
+        Run the graph. Images that are smaller than it takes are padded.
 
         Args:
-            pixel_values: float32 `[B, 3, H, W]`, normalised.
+            pixel_values: `[B, 3, H, W]`, as the processor in the folder makes them.
             pixel_mask: `[B, H, W]`, 1 = image; None: all of it is.
 
         Raises:
-            ValueError: if the graph takes no such images.
+            ValueError: if they are larger than a graph's one size.
         """
-        if self.facts["with_postprocessing"]:
-            raise ValueError("this export gives the best boxes itself: call its `run` with target_sizes")
         if pixel_mask is None:
             pixel_mask = torch.ones(pixel_values.shape[0], *pixel_values.shape[2:], dtype=torch.int64)
-        if self.image_size is not None:
-            pixel_values, pixel_mask = (self._pad(x) for x in (pixel_values, pixel_mask))
-        dtype = torch.uint8 if self.facts["with_preprocessing"] else torch.float32
-        outputs = self.run(pixel_values=pixel_values.to(dtype), pixel_mask=pixel_mask.long())
+        pixel_values, pixel_mask = (self._fit(x) for x in (pixel_values, pixel_mask))
+        inputs = {"pixel_values": pixel_values, "pixel_mask": pixel_mask.long()}
+        if self.facts["with_postprocessing"]:
+            inputs["target_sizes"] = torch.ones(len(pixel_values), 2, dtype=torch.int64)
+        outputs = self.run(**inputs)
         return DinoDetrObjectDetectionOutput(logits=outputs["logits"], pred_boxes=outputs["pred_boxes"])
 
     def run(self, **inputs: Tensor) -> dict[str, Tensor]:
         """Run the graph on its own inputs and return its own outputs (see `DetectorGraph.forward`)."""
-        return dict(self.exported(**inputs))
+        dtype = torch.uint8 if self.facts["with_preprocessing"] else self.dtype
+        return dict(self.exported(**inputs | {"pixel_values": inputs["pixel_values"].to(dtype)}))
 
-    def _pad(self, x: Tensor) -> Tensor:
-        (height, width), (largest_height, largest_width) = x.shape[-2:], self.image_size
-        if height > largest_height or width > largest_width:
+    def _fit(self, x: Tensor) -> Tensor:
+        """Pad images or masks to what the graph takes."""
+        height, width = x.shape[-2:]
+        to_height, to_width = self.image_size or (max(SMALLEST, height), max(SMALLEST, width))
+        if height > to_height or width > to_width:
             raise ValueError(
-                f"this export takes images of {largest_height}x{largest_width}, not {height}x{width}: process them "
-                "with the processor in its folder"
+                f"this export takes images of {to_height}x{to_width}, not {height}x{width}: process them with the "
+                "processor in its folder"
             )
-        return F.pad(x, (0, largest_width - width, 0, largest_height - height))
+        return F.pad(x, (0, to_width - width, 0, to_height - height))
 
 
-def check_runtime(format: str) -> None:
+def runner_options(format: str, quantize: str | None) -> dict[str, Any]:
+    """
+    Return what transformers' runner of a format is to be told.
+
+    Where the CPU has bf16, OpenVINO takes it by itself, whatever the file says: it is told the precision each time.
+    """
+    if format != "openvino":
+        return {}
+    return {"config": {"INFERENCE_PRECISION_HINT": "bf16" if quantize == "bf16" else "f32"}}
+
+
+def check_runtime(format: str, more: list[str] | None = None) -> None:
     """
     Check that what exports and runs a format is installed.
 
-    Raises:
-        ImportError: naming what to install.
-        ValueError: for another format.
-    """
-    from importlib.util import find_spec
+    Args:
+        more: packages that are needed besides.
 
-    if format not in PACKAGES:
-        raise ValueError(f"format {format!r} is none of {', '.join(PACKAGES)}")
+    Raises:
+        MissingRuntime: naming what to install.
+    """
     if find_spec("transformers.exporters") is None:
-        raise ImportError("exports need transformers 5.23 or later: pip install --upgrade transformers")
-    missing = [package for package in PACKAGES[format] if find_spec(package) is None]
+        raise MissingRuntime("exports need transformers 5.23 or later: pip install --upgrade transformers")
+    missing = [package for package in FORMATS[format] + (more or []) if find_spec(package) is None]
     if missing:
-        raise ImportError(f"{format} needs {', '.join(missing)}: pip install 'dino-detr[export]'")
+        raise MissingRuntime(f"{format} needs {', '.join(missing)}: pip install 'dino-detr[export]'")

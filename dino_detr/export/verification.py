@@ -49,6 +49,13 @@ class Verification:
     def to_dict(self) -> dict:
         return asdict(self)
 
+    def __str__(self) -> str:
+        return (
+            f"{self.images} images in {len(self.sizes)} batches: {self.detections:.1%} of the best detections and "
+            f"{self.queries:.1%} of the queries agree; largest difference of a logit {self.logits:.1e}, of a box "
+            f"{self.boxes:.1e}"
+        )
+
 
 def verify(graph: Callable, exported: Callable, batches: Iterable[Batch]) -> Verification:
     """

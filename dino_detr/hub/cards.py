@@ -9,9 +9,11 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from transformers.utils import logging
 
 from ..evaluation.coco.table import format_figure
+from ..export.runtime import is_export
 from ..published_checkpoints import CODES
 from ..runs.names import BOX_AP_PNG, DETECTIONS_PNG, FIGURES, LOSS_PNG
 from ..runs.record import RunRecord, read_record
+from .export_cards import export_card
 
 logger = logging.get_logger(__name__)
 
@@ -71,11 +73,14 @@ def make_card(folder: str | Path, repo_id: str | None = None, license: str | Non
     The card's text: the same for the same run.
 
     Args:
-        folder: a run, or a checkpoint, of which less is known.
+        folder: a run, or a checkpoint, of which less is known, or an export.
         repo_id: where on the Hub it goes; None: its usage names the folder.
         license: as in `write_card`.
     """
     folder = Path(folder)
+    if is_export(folder):
+        name = repo_id.split("/")[-1] if repo_id else folder.resolve().name
+        return _sealed(export_card(folder, _plain(name), repo_id, license or _license_of(folder / CARD)))
     record = read_record(folder)
     recipe, config, figures = record.recipe, record.config, record.figures
     backbone = _backbone(record)
@@ -122,7 +127,11 @@ def make_card(folder: str | Path, repo_id: str | None = None, license: str | Non
         license_text=legal["text"],
         versions=", ".join(f"{k} {v}" for k, v in record.environment.get("versions", {}).items()),
     )
-    text = str(card).rstrip() + "\n\n"
+    return _sealed(str(card))
+
+
+def _sealed(card: str) -> str:
+    text = card.rstrip() + "\n\n"
     return text + _SEAL.format(_hash(text))
 
 

@@ -13,6 +13,8 @@ from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from transformers.dynamic_module_utils import get_relative_import_files
 from transformers.utils import logging
 
+from ..export.runtime import FACTS, MANIFEST, is_export
+from ..runs.history import read_mapping
 from ..runs.names import (
     CONFIG_JSON,
     ENVIRONMENT_JSON,
@@ -106,7 +108,9 @@ def checkpoint_files(folder: Path) -> list[Path]:
     Raises:
         FileNotFoundError: if there are no weights.
     """
-    weights = sorted(path for path in folder.iterdir() if _WEIGHTS.fullmatch(path.name)) if folder.is_dir() else []
+    weights = _export_files(folder) if is_export(folder) else []
+    if not weights and folder.is_dir():
+        weights = sorted(path for path in folder.iterdir() if _WEIGHTS.fullmatch(path.name))
     if not weights or not (folder / CONFIG_JSON).is_file():
         raise FileNotFoundError(
             f"{folder} holds no config.json and model.safetensors: a run leaves them when it ends; a checkpoint-<step> "
@@ -119,6 +123,12 @@ def checkpoint_files(folder: Path) -> list[Path]:
             module = folder / f"{reference.split('.')[0]}.py"
             code |= {module, *map(Path, get_relative_import_files(module))}
     return configs + weights + sorted(code)
+
+
+def _export_files(folder: Path) -> list[Path]:
+    """Return an export's graph, what lies beside it, and what is said of it."""
+    file = Path(read_mapping(folder / MANIFEST)["components"]["model"]["file"])
+    return [folder / MANIFEST, folder / FACTS, *sorted(folder.glob(f"{file.stem}.*"))]
 
 
 def _files(folder: Path) -> dict[str, Path | bytes]:

@@ -117,7 +117,7 @@ def try_command(words: list[str], monkeypatch) -> None:
     match words:
         case ["make", target]:
             assert re.search(rf"^{target}:", Path("Makefile").read_text(), flags=re.M)
-        case ["pip", "install", "."]:
+        case ["pip", "install", "." | ".[export]"]:
             assert Path("pyproject.toml").is_file()
         case ["hf", *arguments]:
             run(sys.executable, "-m", "huggingface_hub.cli.hf", *arguments, "--help")
@@ -141,7 +141,8 @@ def try_command(words: list[str], monkeypatch) -> None:
             output = arguments[arguments.index("--output") + 1]
             shutil.rmtree(output, ignore_errors=True)  # what lies there for the commands after it
             cli.main(words[1:])
-        case ["dino-detr", "benchmark" | "replay", *_]:  # test_benchmark.py and test_nonfinite.py run these
+        # test_benchmark.py, test_nonfinite.py and test_exporting.py run these
+        case ["dino-detr", "benchmark" | "replay" | "export", *_]:
             cli.build_parser().parse_args(words[1:])
         case ["dino-detr", *arguments]:
             cli.main(arguments)
