@@ -1,0 +1,113 @@
+"""What `dino-detr predict` does: a picture of each image, and files of what was found."""
+
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+from torch import Tensor
+
+from ..data.decoding import describe_fault
+from ..data.image_sources import find_images
+from ..outputs import write_json
+from .detections import Detections
+from .detector import Detector, Threshold
+from .output_folder import DETECTIONS, RESULTS, claim_output, name_pictures
+
+
+def predict(
+    checkpoint: str | Path,
+    images: Iterable[str | Path],
+    output: str | Path,
+    threshold: Threshold | None = None,
+    batch_size: int = 8,
+    device: str | None = None,
+    overwrite: bool = False,
+    one_label_per_query: bool = False,
+    nms_threshold: float | None = None,
+) -> list[dict]:
+    """
+    Detect in images, as the checkpoint's run evaluated. A line for each image is printed.
+
+    Writes a picture of each image with its boxes, `detections.json` and, as COCO results of every score,
+    `results.json`.
+
+    Args:
+        checkpoint: folder, Hub id or export folder.
+        images: files, folders, patterns, URLs or `-`, see `find_images`.
+        output: the folder to write to.
+        threshold: see `Detector`; what is not above it is neither drawn nor listed.
+        batch_size, one_label_per_query, nms_threshold: see `Detector.stream`.
+        device: see `Detector`.
+        overwrite: replace what an earlier call wrote there.
+
+    Returns:
+        What `detections.json` holds: of each image `{"image", "picture", "width", "height", "detections": [{"label",
+        "category_id", "score", "box" [x1, y1, x2, y2] px}]}`; of one that cannot be read `{"image", "picture": None,
+        "error", "detections": []}`.
+
+    Raises:
+        FileNotFoundError: if there is no such checkpoint or image.
+        FileExistsError: if `output` holds results already and `overwrite` is not given.
+        ValueError: if `output` is a folder of the images, or no image can be read.
+    """
+    output, images = Path(output), [str(image) for image in images]
+    if any(Path(name).is_dir() and Path(name).resolve() == output.resolve() for name in images):
+        raise ValueError(f"--output {output} is the folder of the images; choose another, {output / 'detected'}, say")
+    former = claim_output(output, overwrite)
+    sources = find_images(images, leave_out=output)
+    taken = {path.name for path in output.iterdir()} if output.is_dir() else set()
+    pictures = name_pictures([source.stem for source in sources], taken - former)
+    detector = Detector(checkpoint, device)
+    thresholds = detector.thresholds(threshold)
+    output.mkdir(parents=True, exist_ok=True)
+    if detector.precision_note is not None:
+        print(detector.precision_note, file=sys.stderr)
+    entries, results = [], []
+    detected = detector.detect(sources, batch_size, one_label_per_query, nms_threshold)
+    for picture, (source, found) in zip(pictures, detected):
+        if isinstance(found, OSError):
+            error = describe_fault(found)
+            print(f"{source.name}: cannot be read: {error}", file=sys.stderr)
+            entries.append({"image": source.name, "picture": None, "error": error, "detections": []})
+            continue
+        entries.append(_draw(found, thresholds, output / picture))
+        results += found.to_coco()
+    for name in former - {entry["picture"] for entry in entries}:
+        (output / name).unlink(missing_ok=True)
+    for name, content in ((DETECTIONS, entries), (RESULTS, results)):
+        if overwrite:
+            (output / name).unlink(missing_ok=True)
+        write_json(output / name, content)
+    unread = sum("error" in entry for entry in entries)
+    if unread == len(entries):
+        raise ValueError(f"none of the {unread} images could be read; {output / DETECTIONS} says why")
+    if unread:
+        print(f"{unread} of {len(entries)} images could not be read; {output / DETECTIONS} says why", file=sys.stderr)
+    return entries
+
+
+def _draw(found: Detections, thresholds: Tensor, picture: Path) -> dict:
+    """Save the picture of an image, print a line about it, and return its entry of `detections.json`."""
+    kept = found[found.scores > thresholds[found.labels]]
+    kept.draw().save(picture, quality=92)
+    said = f"{len(kept)} detections"
+    if not len(kept) and len(found):
+        best = found[0]
+        said = f"0 detections above {thresholds[best.label]:.2g}; the best is {best.name} {best.score:.2g}"
+    print(f"{found.source.name}: {said} -> {picture}")
+    height, width = found.size
+    entry = {"image": found.source.name, "picture": picture.name, "width": width, "height": height}
+    return entry | {"detections": to_entries(kept)}
+
+
+def to_entries(found: Detections) -> list[dict]:
+    """Return detections as `detections.json` lists them."""
+    return [
+        {
+            "label": name,
+            "category_id": found.category_ids[label],
+            "score": round(score, 8),  # coarser ones would give another AP
+            "box": [round(value, 4) for value in box],
+        }
+        for name, score, label, box in found
+    ]
