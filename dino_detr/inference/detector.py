@@ -17,8 +17,10 @@ from ..evaluation.detections import TOP_K, detect_in_batch
 from ..evaluation.operating_point import read_threshold
 from ..evaluation.precision import autocast_as_trained
 from ..export.runtime import ExportedDetector, is_export
+from ..image_processing_dino_detr import suppress_overlaps
 from .detections import Detections
 from .inputs import Images, Source, find_sources, read_source
+from .tiles import Found, check_tiles, merge_tiles, place_tiles
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 
@@ -97,6 +99,9 @@ class Detector:
             images, threshold: as above.
             batch_size: images at a time, at most (default 8). Only images of one processed size are batched, so that
                 none is padded and an image's result does not depend on its neighbours.
+            tiles: detect in tiles of this many pixels too, and merge class by class what is found there and in the
+                whole image (default: no tiles). For small objects in large images; takes a tile's time for each.
+            overlap: of neighbouring tiles, as a share of their side (default 0.2): no less than the small objects.
             one_label_per_query, nms_threshold: as in `DinoDetrImageProcessor.post_process_object_detection`.
 
         Yields:
@@ -115,26 +120,28 @@ class Detector:
         self,
         sources: Iterable[Source],
         batch_size: int = 8,
-        one_label_per_query: bool = False,
-        nms_threshold: float | None = None,
+        tiles: int | None = None,
+        overlap: float = 0.2,
+        **post_processing: Any,
     ) -> Iterator[tuple[Source, Detections | OSError]]:
         """
-        Read images and detect in them.
+        Read images and detect in them; arguments are those of `stream`.
 
         Yields:
-            Of each image, detections of every score, with its pixels; or why it cannot be read.
+            For each image, detections of every score, with its pixels; or why it cannot be read.
         """
+        check_tiles(tiles, overlap)
         sources = iter(sources)
         while some := list(islice(sources, batch_size)):
             contents = [read_source(source) for source in some]
             readable = [pixels for pixels in contents if isinstance(pixels, Tensor)]
             with self.autocast:
-                found = iter(self._detect_in_pixels(readable, batch_size, one_label_per_query, nms_threshold))
+                detected = iter(self._detect_in_images(readable, tiles, overlap, batch_size, **post_processing))
             for source, pixels in zip(some, contents):
                 if isinstance(pixels, OSError):
                     yield source, pixels
                     continue
-                scores, labels, boxes = next(found)
+                scores, labels, boxes = next(detected)
                 of_image = (pixels.shape[1], pixels.shape[2]), self.id2label, self.category_ids, source, pixels
                 yield source, Detections(boxes, scores, labels, *of_image)
 
@@ -155,11 +162,32 @@ class Detector:
         scores = [by_name.get(name) for name in names]
         return torch.tensor([self.threshold if score is None else score for score in scores])
 
+    def _detect_in_images(
+        self,
+        images: list[Tensor],
+        tiles: int | None,
+        overlap: float,
+        batch_size: int,
+        one_label_per_query: bool = False,
+        nms_threshold: float | None = None,
+    ) -> list[Found]:
+        """Return what is found in each of some uint8 images `[3, h, w]`, best first, in tiles if wanted."""
+        if tiles is None:
+            return self._detect_in_pixels(images, batch_size, one_label_per_query, nms_threshold)
+        results = []
+        for image in images:
+            places, found = place_tiles(image.shape[1], image.shape[2], tiles, overlap), []
+            for start in range(0, len(places), batch_size):
+                pieces = [image[:, y1:y2, x1:x2] for x1, y1, x2, y2 in places[start : start + batch_size]]
+                found += self._detect_in_pixels(pieces, batch_size, one_label_per_query, nms_threshold)
+            results.append(suppress_overlaps(*merge_tiles(places, found), nms_threshold))
+        return results
+
     @torch.no_grad()
     def _detect_in_pixels(
         self, images: list[Tensor], batch_size: int, one_label_per_query: bool, nms_threshold: float | None
-    ) -> list[tuple[Tensor, Tensor, Tensor]]:
-        """Return scores, labels and boxes in each of some uint8 images `[3, h, w]`, best first."""
+    ) -> list[Found]:
+        """Return what is found in each of some uint8 images `[3, h, w]`, best first."""
         by_size = defaultdict(list)
         processed = []
         for position, image in enumerate(images):

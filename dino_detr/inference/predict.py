@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -22,8 +23,7 @@ def predict(
     batch_size: int = 8,
     device: str | None = None,
     overwrite: bool = False,
-    one_label_per_query: bool = False,
-    nms_threshold: float | None = None,
+    **options: Any,
 ) -> list[dict]:
     """
     Detect in images, as the checkpoint's run evaluated. A line for each image is printed.
@@ -36,9 +36,10 @@ def predict(
         images: files, folders, patterns, URLs or `-`, see `find_images`.
         output: the folder to write to.
         threshold: see `Detector`; what is not above it is neither drawn nor listed.
-        batch_size, one_label_per_query, nms_threshold: see `Detector.stream`.
+        batch_size: see `Detector.stream`.
         device: see `Detector`.
         overwrite: replace what an earlier call wrote there.
+        options: `tiles`, `overlap`, `one_label_per_query`, `nms_threshold`, see `Detector.stream`.
 
     Returns:
         What `detections.json` holds: of each image `{"image", "picture", "width", "height", "detections": [{"label",
@@ -63,7 +64,7 @@ def predict(
     if detector.precision_note is not None:
         print(detector.precision_note, file=sys.stderr)
     entries, results = [], []
-    detected = detector.detect(sources, batch_size, one_label_per_query, nms_threshold)
+    detected = detector.detect(sources, batch_size, **options)
     for picture, (source, found) in zip(pictures, detected):
         if isinstance(found, OSError):
             error = describe_fault(found)
