@@ -7,11 +7,14 @@ from .common import add_device, add_post_processing, check_batch_size, post_proc
 
 
 def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    verb = verbs.add_parser("predict", help="detect in images: pictures with boxes, detections.json, COCO results")
+    verb = verbs.add_parser("predict", help="detect in images and videos: drawn, as JSON, as COCO results")
     verb.set_defaults(run=run)
     verb.add_argument("checkpoint", metavar="CHECKPOINT", help="checkpoint folder or Hub id")
     verb.add_argument(
-        "images", metavar="IMAGE", nargs="+", help="files, folders, patterns, URLs; `-`: an image or names on stdin"
+        "images",
+        metavar="IMAGE",
+        nargs="+",
+        help="files, folders, patterns, URLs, videos; `-`: an image or names on stdin",
     )
     verb.add_argument("--output", required=True, metavar="DIR", help="folder to write to")
     verb.add_argument("--overwrite", action="store_true", help="replace what an earlier predict wrote there")
@@ -26,6 +29,7 @@ def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
         "--tiles", type=int, metavar="SIZE", help="detect in tiles of SIZE pixels too, for small objects (default: no)"
     )
     verb.add_argument("--overlap", type=float, default=0.2, help="of neighbouring tiles, of their side (default: 0.2)")
+    verb.add_argument("--track", action="store_true", help="follow the objects of a video from frame to frame")
     add_device(verb)
     add_post_processing(verb)
 
@@ -38,7 +42,8 @@ def run(options: argparse.Namespace) -> None:
     check_tiles(options.tiles, options.overlap)
     predict(
         options.checkpoint, options.images, options.output, read_threshold(options.threshold), options.batch_size,
-        options.device, options.overwrite, tiles=options.tiles, overlap=options.overlap, **post_processing(options),
+        options.device, options.overwrite, options.track, tiles=options.tiles, overlap=options.overlap,
+        **post_processing(options),
     )  # fmt: skip
 
 

@@ -21,6 +21,7 @@ from ..image_processing_dino_detr import suppress_overlaps
 from .detections import Detections
 from .inputs import Images, Source, find_sources, read_source
 from .tiles import Found, check_tiles, merge_tiles, place_tiles
+from .video import Frame
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 
@@ -72,8 +73,8 @@ class Detector:
         Detect in images.
 
         Args:
-            images: a file, folder, pattern or URL; a PIL image of any mode; a uint8 RGB array `[h, w, 3]` or tensor
-                `[3, h, w]`; or a list of these.
+            images: a file, folder, pattern or URL; a video, of which every frame is an image; a PIL image of any mode;
+                a uint8 RGB array `[h, w, 3]` or tensor `[3, h, w]`; or a list of these.
             threshold: only scores above it, 0..1, or a score for each of some class names. None, and classes that are
                 not named: the detector's own.
             options: see `stream`.
@@ -88,6 +89,8 @@ class Detector:
         results = []
         for found in self.stream(images, threshold, **options):
             found.image = None
+            if isinstance(found.source, Frame):
+                found.source.pixels = None
             results.append(found)
         return results
 

@@ -13,6 +13,7 @@ from torchvision.transforms.v2.functional import pil_to_tensor
 
 from ..data.image_sources import ImageSource, find_images
 from ..image_processing_dino_detr import upright_rgb
+from .video import Frame, Video, is_video
 
 OneImage: TypeAlias = "str | Path | Image.Image | np.ndarray | Tensor"
 Images: TypeAlias = "OneImage | Iterable[OneImage]"
@@ -49,19 +50,21 @@ class GivenImage:
         return torch.tensor(image).permute(2, 0, 1) if is_array else image
 
 
-Source: TypeAlias = "ImageSource | GivenImage"
+Source: TypeAlias = "ImageSource | GivenImage | Frame"
 
 
 def find_sources(images: Images) -> Iterator[Source]:
     """
-    Yield the images that an argument of `Detector` names or holds, in order, without reading them.
+    Yield the images that an argument of `Detector` names or holds, in order, without reading them; of videos, frames.
 
     Raises:
+        ImportError, OSError: see `Video`.
         FileNotFoundError: naming a path for which there is no image.
         TypeError: if it is nothing that an image can be.
     """
     if isinstance(images, (str, Path)):
-        yield from find_images([str(images)])
+        for source in find_images([str(images)]):
+            yield from Video(source.name) if is_video(source.name) else [source]
     elif isinstance(images, (Image.Image, np.ndarray, Tensor)) and getattr(images, "ndim", 3) < 4:
         yield GivenImage(images, "the image")
     elif isinstance(images, Iterable):

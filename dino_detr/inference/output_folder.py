@@ -11,7 +11,7 @@ DETECTIONS, RESULTS = "detections.json", "results.json"  # what `predict` writes
 
 def claim_output(output: Path, overwrite: bool) -> set[str]:
     """
-    Check the output folder. Returns the pictures that an earlier predict wrote there, which may be replaced.
+    Check the output folder. Returns what an earlier predict wrote there beside its JSON, which may be replaced.
 
     Raises:
         FileExistsError: if it holds results already and `overwrite` is not given.
@@ -25,10 +25,18 @@ def claim_output(output: Path, overwrite: bool) -> set[str]:
     if not overwrite:
         raise FileExistsError(f"{output} holds detections already: choose another --output, or give --overwrite")
     try:
-        former = _pictures_of(json.loads((output / DETECTIONS).read_text(encoding="utf-8")))
+        former = written_files(json.loads((output / DETECTIONS).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise ValueError(f"--overwrite: {output / DETECTIONS} is not predict's; choose another --output") from error
     return former
+
+
+def name_films(stems: list[str], taken: set[str]) -> list[str]:
+    """Return a name, `.mp4`, for what is made of each video. The same with `.jsonl` is free too."""
+    names = name_pictures(
+        stems, {f"{Path(name).stem}.jpg" for name in taken if Path(name).suffix in (".mp4", ".jsonl")}
+    )
+    return [f"{Path(name).stem}.mp4" for name in names]
 
 
 def name_pictures(stems: list[str], taken: set[str]) -> list[str]:
@@ -47,14 +55,14 @@ def name_pictures(stems: list[str], taken: set[str]) -> list[str]:
     return names
 
 
-def _pictures_of(entries: list[dict]) -> set[str]:
+def written_files(entries: list[dict]) -> set[str]:
     """
-    Return the pictures that a `detections.json` names.
+    Return the files that the entries of a `detections.json` name: pictures, videos, and the lines of their frames.
 
     Raises:
         ValueError, TypeError, KeyError: if it is not one that predict wrote.
     """
     if not isinstance(entries, list) or any(type(entry["detections"]) is not list for entry in entries):
         raise ValueError("no list of detections")
-    pictures = {entry["picture"] for entry in entries} - {None}
-    return {name for name in pictures if Path(name).name == name}
+    names = [name for entry in entries for name in (entry["picture"], entry.get("frame_lines"))]
+    return {name for name in names if name is not None and Path(name).name == name}

@@ -12,7 +12,10 @@ from ..data.image_sources import find_images
 from ..outputs import write_json
 from .detections import Detections
 from .detector import Detector, Threshold
-from .output_folder import DETECTIONS, RESULTS, claim_output, name_pictures
+from .entries import to_entries
+from .output_folder import DETECTIONS, RESULTS, claim_output, name_films, name_pictures, written_files
+from .predict_video import predict_video
+from .video import is_video
 
 
 def predict(
@@ -23,30 +26,34 @@ def predict(
     batch_size: int = 8,
     device: str | None = None,
     overwrite: bool = False,
+    track: bool = False,
     **options: Any,
 ) -> list[dict]:
     """
-    Detect in images, as the checkpoint's run evaluated. A line for each image is printed.
+    Detect in images and videos, as the checkpoint's run evaluated. A line for each is printed.
 
     Writes a picture of each image with its boxes, `detections.json` and, as COCO results of every score,
-    `results.json`.
+    `results.json`; of each video, a video with boxes and a file of JSON lines, see `predict_video`.
 
     Args:
         checkpoint: folder, Hub id or export folder.
-        images: files, folders, patterns, URLs or `-`, see `find_images`.
+        images: files, folders, patterns, URLs or `-`, see `find_images`; videos too.
         output: the folder to write to.
         threshold: see `Detector`; what is not above it is neither drawn nor listed.
         batch_size: see `Detector.stream`.
         device: see `Detector`.
         overwrite: replace what an earlier call wrote there.
+        track: follow the objects of a video from frame to frame.
         options: `tiles`, `overlap`, `one_label_per_query`, `nms_threshold`, see `Detector.stream`.
 
     Returns:
         What `detections.json` holds: of each image `{"image", "picture", "width", "height", "detections": [{"label",
         "category_id", "score", "box" [x1, y1, x2, y2] px}]}`; of one that cannot be read `{"image", "picture": None,
-        "error", "detections": []}`.
+        "error", "detections": []}`; of a video `{"image", "picture", "frame_lines", "frames", "width", "height",
+        "detections": []}`.
 
     Raises:
+        ImportError: if a package for videos is not installed.
         FileNotFoundError: if there is no such checkpoint or image.
         FileExistsError: if `output` holds results already and `overwrite` is not given.
         ValueError: if `output` is a folder of the images, or no image can be read.
@@ -55,25 +62,33 @@ def predict(
     if any(Path(name).is_dir() and Path(name).resolve() == output.resolve() for name in images):
         raise ValueError(f"--output {output} is the folder of the images; choose another, {output / 'detected'}, say")
     former = claim_output(output, overwrite)
-    sources = find_images(images, leave_out=output)
-    taken = {path.name for path in output.iterdir()} if output.is_dir() else set()
-    pictures = name_pictures([source.stem for source in sources], taken - former)
+    sources, videos = [], []
+    for source in find_images(images, leave_out=output):
+        (videos if is_video(source.name) else sources).append(source)
+    if track and not videos:
+        raise ValueError("--track follows objects through a video, and there is none")
+    taken = ({path.name for path in output.iterdir()} if output.is_dir() else set()) - former
+    pictures = name_pictures([source.stem for source in sources], taken)
+    films = name_films([source.stem for source in videos], taken)
     detector = Detector(checkpoint, device)
     thresholds = detector.thresholds(threshold)
     output.mkdir(parents=True, exist_ok=True)
     if detector.precision_note is not None:
         print(detector.precision_note, file=sys.stderr)
     entries, results = [], []
-    detected = detector.detect(sources, batch_size, **options)
-    for picture, (source, found) in zip(pictures, detected):
+    options["batch_size"] = batch_size
+    for picture, (source, found) in zip(pictures, detector.detect(sources, **options)):
         if isinstance(found, OSError):
-            error = describe_fault(found)
-            print(f"{source.name}: cannot be read: {error}", file=sys.stderr)
-            entries.append({"image": source.name, "picture": None, "error": error, "detections": []})
+            entries.append(_name_unreadable(source.name, found))
             continue
         entries.append(_draw(found, thresholds, output / picture))
         results += found.to_coco()
-    for name in former - {entry["picture"] for entry in entries}:
+    for film, source in zip(films, videos):
+        try:
+            entries.append(predict_video(detector, source.name, thresholds, output / film, track, **options))
+        except OSError as error:
+            entries.append(_name_unreadable(source.name, error))
+    for name in former - written_files(entries):
         (output / name).unlink(missing_ok=True)
     for name, content in ((DETECTIONS, entries), (RESULTS, results)):
         if overwrite:
@@ -85,6 +100,13 @@ def predict(
     if unread:
         print(f"{unread} of {len(entries)} images could not be read; {output / DETECTIONS} says why", file=sys.stderr)
     return entries
+
+
+def _name_unreadable(name: str, error: OSError) -> dict:
+    """Say why an image or a video cannot be read, and return its entry of `detections.json`."""
+    why = describe_fault(error)
+    print(f"{name}: cannot be read: {why}", file=sys.stderr)
+    return {"image": name, "picture": None, "error": why, "detections": []}
 
 
 def _draw(found: Detections, thresholds: Tensor, picture: Path) -> dict:
@@ -99,16 +121,3 @@ def _draw(found: Detections, thresholds: Tensor, picture: Path) -> dict:
     height, width = found.size
     entry = {"image": found.source.name, "picture": picture.name, "width": width, "height": height}
     return entry | {"detections": to_entries(kept)}
-
-
-def to_entries(found: Detections) -> list[dict]:
-    """Return detections as `detections.json` lists them."""
-    return [
-        {
-            "label": name,
-            "category_id": found.category_ids[label],
-            "score": round(score, 8),  # coarser ones would give another AP
-            "box": [round(value, 4) for value in box],
-        }
-        for name, score, label, box in found
-    ]
