@@ -5,6 +5,8 @@ import math
 
 from .common import add_device, add_post_processing, check_batch_size, post_processing
 
+FORMATS = ("coco", "yolo", "voc", "csv", "label-studio")
+
 
 def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     verb = verbs.add_parser("predict", help="detect in images and videos: drawn, as JSON, as COCO results")
@@ -29,6 +31,9 @@ def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
         "--tiles", type=int, metavar="SIZE", help="detect in tiles of SIZE pixels too, for small objects (default: no)"
     )
     verb.add_argument("--overlap", type=float, default=0.2, help="of neighbouring tiles, of their side (default: 0.2)")
+    verb.add_argument(
+        "--format", choices=FORMATS, action="append", default=[], help="write labels in this form too; may be repeated"
+    )
     verb.add_argument("--track", action="store_true", help="follow the objects of a video from frame to frame")
     add_device(verb)
     add_post_processing(verb)
@@ -43,7 +48,7 @@ def run(options: argparse.Namespace) -> None:
     predict(
         options.checkpoint, options.images, options.output, read_threshold(options.threshold), options.batch_size,
         options.device, options.overwrite, options.track, tiles=options.tiles, overlap=options.overlap,
-        **post_processing(options),
+        formats=dict.fromkeys(options.format), **post_processing(options),
     )  # fmt: skip
 
 

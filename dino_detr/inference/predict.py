@@ -13,6 +13,7 @@ from ..outputs import write_json
 from .detections import Detections
 from .detector import Detector, Threshold
 from .entries import to_entries
+from .label_formats import WRITERS, LabelledImage, claim_formats, place_image
 from .output_folder import DETECTIONS, RESULTS, claim_output, name_films, name_pictures, written_files
 from .predict_video import predict_video
 from .video import is_video
@@ -27,6 +28,7 @@ def predict(
     device: str | None = None,
     overwrite: bool = False,
     track: bool = False,
+    formats: Iterable[str] = (),
     **options: Any,
 ) -> list[dict]:
     """
@@ -44,6 +46,8 @@ def predict(
         device: see `Detector`.
         overwrite: replace what an earlier call wrote there.
         track: follow the objects of a video from frame to frame.
+        formats: what to write beside, of `coco`, `yolo`, `voc`, `csv` and `label-studio`: each into a folder of its
+            name, with the images where the form wants them. What is not above the threshold is not in them.
         options: `tiles`, `overlap`, `one_label_per_query`, `nms_threshold`, see `Detector.stream`.
 
     Returns:
@@ -67,15 +71,19 @@ def predict(
         (videos if is_video(source.name) else sources).append(source)
     if track and not videos:
         raise ValueError("--track follows objects through a video, and there is none")
+    formats = list(formats)
+    if formats and videos:
+        raise ValueError(f"--format writes labels of images, and {videos[0].name} is a video")
     taken = ({path.name for path in output.iterdir()} if output.is_dir() else set()) - former
     pictures = name_pictures([source.stem for source in sources], taken)
     films = name_films([source.stem for source in videos], taken)
     detector = Detector(checkpoint, device)
     thresholds = detector.thresholds(threshold)
+    claim_formats(output, formats, former, overwrite)
     output.mkdir(parents=True, exist_ok=True)
     if detector.precision_note is not None:
         print(detector.precision_note, file=sys.stderr)
-    entries, results = [], []
+    entries, results, labelled = [], [], []
     options["batch_size"] = batch_size
     for picture, (source, found) in zip(pictures, detector.detect(sources, **options)):
         if isinstance(found, OSError):
@@ -83,23 +91,33 @@ def predict(
             continue
         entries.append(_draw(found, thresholds, output / picture))
         results += found.to_coco()
+        file_name = place_image(found, Path(picture).stem, output, formats)
+        labelled.append(LabelledImage(file_name, entries[-1]))
     for film, source in zip(films, videos):
         try:
             entries.append(predict_video(detector, source.name, thresholds, output / film, track, **options))
         except OSError as error:
             entries.append(_name_unreadable(source.name, error))
+    names = dict(zip(detector.category_ids, detector.id2label.values()))
+    for name in formats:
+        WRITERS[name](output / name, labelled, names)
     for name in former - written_files(entries):
         (output / name).unlink(missing_ok=True)
     for name, content in ((DETECTIONS, entries), (RESULTS, results)):
         if overwrite:
             (output / name).unlink(missing_ok=True)
         write_json(output / name, content)
+    _count_unreadable(entries, output)
+    return entries
+
+
+def _count_unreadable(entries: list[dict], output: Path) -> None:
+    """Say how many images could not be read; it is an error if none could."""
     unread = sum("error" in entry for entry in entries)
     if unread == len(entries):
         raise ValueError(f"none of the {unread} images could be read; {output / DETECTIONS} says why")
     if unread:
         print(f"{unread} of {len(entries)} images could not be read; {output / DETECTIONS} says why", file=sys.stderr)
-    return entries
 
 
 def _name_unreadable(name: str, error: OSError) -> dict:
