@@ -3,44 +3,25 @@
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
-from helpers.tiny import tiny_detector
-from PIL import Image
+from helpers.detecting import save_detector, save_photos
 from scipy import ndimage
 from torch import nn
 
-from dino_detr import Detector, DinoDetrImageProcessor
+from dino_detr import Detector
 
-ORIENTATION = 0x0112  # an EXIF tag
 SMALLEST = 5  # pixels of the processed image: what the stand-in below can see
 
 
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("checkpoint")
-    model = tiny_detector()
-    with torch.no_grad():
-        for head in model.model.class_embed:
-            head.bias += 4  # some scores above 0.5, some below
-    model.config.category_ids = [3, 8, 11]
-    model.save_pretrained(folder)
-    DinoDetrImageProcessor(size={"shortest_edge": 64, "longest_edge": 96}).save_pretrained(folder)
-    return folder
+    return save_detector(tmp_path_factory.mktemp("checkpoint"))
 
 
 @pytest.fixture(scope="session")
 def photos(tmp_path_factory) -> Path:
-    """Five images of three sizes, the second turned by EXIF."""
-    folder = tmp_path_factory.mktemp("photos")
-    rng = np.random.default_rng(0)
-    for number, (width, height) in enumerate([(96, 64), (96, 64), (80, 80), (120, 60), (96, 64)]):
-        exif = Image.Exif()
-        exif[ORIENTATION] = 6 if number == 1 else 1
-        pixels = rng.integers(0, 256, (height // 4, width // 4, 3), dtype=np.uint8)
-        Image.fromarray(pixels).resize((width, height)).save(folder / f"{number}.png", exif=exif)
-    return folder
+    return save_photos(tmp_path_factory.mktemp("photos"))
 
 
 class SeesLargeBlobs(nn.Module):
