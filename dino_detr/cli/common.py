@@ -55,7 +55,9 @@ def checked_rows(dataset: str, split: str) -> "Dataset":
 
 
 def is_users_fault(error: Exception) -> bool:
-    """Tell whether an error's message is meant for the user: bad input, or a file that cannot be read or written."""
+    """Tell whether an error's message is meant for the user: bad input, a file, or an extra to install."""
     from huggingface_hub.errors import StrictDataclassError
 
+    if isinstance(error, ImportError):
+        return error.name is None  # ours; Python's own name the module
     return isinstance(error, (ValueError, OSError, StrictDataclassError))

@@ -65,19 +65,12 @@ def _read_image(name: str) -> Tensor:
 
 def _draw(folder: Path, image: Tensor) -> str:
     """Detect in an image with the detector of a folder, save the picture there, and return what was found."""
-    from torchvision.transforms.v2.functional import to_pil_image
-
-    from ..evaluation import draw_detections
     from ..inference import Detector
 
-    detector = Detector(folder)
-    (detections,) = detector([image], threshold=0.0)
-    names = detector.model.config.id2label
-    kept = {name: values[detections["scores"] > THRESHOLD] for name, values in detections.items()}
-    draw_detections(to_pil_image(image), kept, names).save(folder / PICTURE, quality=92)
-    count = len(kept["scores"])
-    found = f"{count} object{'' if count == 1 else 's'} above {THRESHOLD}"
-    if len(detections["scores"]):
-        best = f"{names[int(detections['labels'][0])]} {detections['scores'][0]:.2f}"
-        found += f", the best: {best}"
+    (detections,) = Detector(folder)(image, threshold=0.0)
+    kept = detections[detections.scores > THRESHOLD]
+    kept.draw().save(folder / PICTURE, quality=92)
+    found = f"{len(kept)} object{'' if len(kept) == 1 else 's'} above {THRESHOLD}"
+    if len(detections):
+        found += f", the best: {detections[0].name} {detections[0].score:.2f}"
     return found

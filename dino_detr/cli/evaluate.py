@@ -111,7 +111,6 @@ def evaluate_checkpoint(options: argparse.Namespace) -> Evaluation:
     from ..data import category_ids, class_names
     from ..evaluation import to_coco_results
     from ..evaluation.evaluate import evaluate
-    from ..evaluation.precision import autocast_as_trained
     from ..inference import Detector
 
     rows = checked_rows(options.dataset, options.split)
@@ -121,12 +120,11 @@ def evaluate_checkpoint(options: argparse.Namespace) -> Evaluation:
     nameless = names == [f"LABEL_{index}" for index in range(len(class_names(rows)))]  # a converted checkpoint
     if names != class_names(rows) and not nameless:
         raise ValueError(f"{options.source} knows the classes {names}, but {options.dataset} has {class_names(rows)}")
-    as_trained, sentence = autocast_as_trained(options.source, detector.model.device)
-    if sentence is not None:
-        print(sentence, file=sys.stderr)
+    if detector.precision_note is not None:
+        print(detector.precision_note, file=sys.stderr)
     evaluation = evaluate(
         detector.model, detector.processor, rows, options.batch_size, options.num_workers,
-        scorer=options.scorer, context=as_trained, **post_processing(options),
+        scorer=options.scorer, context=detector.autocast, **post_processing(options),
     )  # fmt: skip
     if options.predictions:
         write_json(options.predictions, to_coco_results(evaluation.detections, category_ids(rows)))

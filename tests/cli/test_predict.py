@@ -90,7 +90,11 @@ def test_the_best_score_is_named_where_nothing_passes(checkpoint, photos, tmp_pa
         (["nowhere.jpg"], "no image nowhere"),
         (["--device", "meta"], "no device 'meta'"),
         (["--threshold", "nan"], "--threshold nan: a score, from 0 to 1"),
-        (["--threshold", "50"], "--threshold 50.0: a score, from 0 to 1"),
+        (["--threshold", "50"], "--threshold 50: a score, from 0 to 1"),
+        (["--threshold", "cat=0.3,dog"], "--threshold cat=0.3,dog: a score, from 0 to 1, or one of each"),
+        (["--threshold", "cow=0.3"], "threshold: 'cow' is none of the classes cat, dog, emu"),
+        (["--tiles", "4"], "tiles 4: the side of a tile, at least 16 pixels"),
+        (["--tiles", "64", "--overlap", "1"], "overlap 1.0: a share of a tile's side"),
     ],
 )
 def test_what_cannot_be_predicted_is_said(arguments, said, checkpoint, photos, tmp_path):

@@ -7,6 +7,7 @@ import os
 import shutil
 from pathlib import Path
 
+import av
 import numpy as np
 import torch
 import yaml
@@ -63,6 +64,12 @@ def _write_data(home: Path, own: Path) -> None:
     (home / "folder_of_images").mkdir()
     for path in ("photo.jpg", "folder_of_images/one.jpg", "folder_of_images/two.jpg"):
         photo.save(home / path)
+    with av.open(str(home / "film.mp4"), "w") as container:
+        stream = container.add_stream("libx264", rate=5)
+        stream.width, stream.height, stream.pix_fmt = photo.width // 2 * 2, photo.height // 2 * 2, "yuv420p"
+        for _ in range(3):
+            container.mux(stream.encode(av.VideoFrame.from_image(photo)))
+        container.mux(stream.encode(None))
     corners = {"bbox": [[1.0, 2.0, 11.0, 22.0]], "category": [0]}
     rows = Dataset.from_dict({"image": [str(home / "photo.jpg")], "objects": [corners]}).cast_column("image", Image())
     (home / "user" / "name").mkdir(parents=True)

@@ -119,6 +119,8 @@ def try_command(words: list[str], monkeypatch) -> None:
             assert re.search(rf"^{target}:", Path("Makefile").read_text(), flags=re.M)
         case ["pip", "install", "." | ".[export]"]:
             assert Path("pyproject.toml").is_file()
+        case ["pip", "install", "dino-detr"]:  # with an extra, which `test_names_in_the_text` looks for
+            assert 'name = "dino-detr"' in Path("pyproject.toml").read_text()
         case ["hf", *arguments]:
             run(sys.executable, "-m", "huggingface_hub.cli.hf", *arguments, "--help")
         case ["sbatch", script, *arguments]:
@@ -211,6 +213,8 @@ OPTIONS = {verb: options_of(parser) for verb, parser in VERBS.items()} | {"train
 def test_names_in_the_text(name):
     """Verbs, options and Python names in `code`, options in the first column of tables of them."""
     known = set.union(*OPTIONS.values()) | options_of(launch_command_parser()) | OF_THE_REFERENCE | OF_SLURM
+    for extra in re.findall(r"dino-detr\[(\w+)\]", TEXTS[name]):
+        assert f"\n{extra} = [" in (ROOT / "pyproject.toml").read_text(), f"{name}: {extra}"
     for code in re.findall(r"`([^`\n]+)`", prose(name)):
         options = set(re.findall(r"(?<!\S)--[a-zA-Z][\w-]*", code))
         assert options <= known, f"{name}: {code}"

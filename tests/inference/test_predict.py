@@ -18,6 +18,7 @@ from torchvision.ops import box_iou
 
 from dino_detr import DinoDetrImageProcessor, inference
 from dino_detr.cli import main
+from dino_detr.inference.output_folder import name_pictures
 from dino_detr.training import parse_options, prepare
 
 SIZES = [(96, 64), (64, 96), (80, 80), (96, 64), (120, 60), (64, 96)]  # width, height
@@ -169,7 +170,7 @@ def test_names_of_pictures_never_meet(seed):
     draw = random.Random(seed)
     stems = [draw.choice(["x", "X", "x_1", "x_2", "x_1_1", "y"]) for _ in range(12)]
     taken = {"x.jpg", "Y.JPG"} if seed % 2 else set()
-    names = inference.name_pictures(stems, taken)
+    names = name_pictures(stems, taken)
     assert len({name.casefold() for name in names}) == len(stems)
     assert not {name.casefold() for name in names} & {name.casefold() for name in taken}
     assert all(name.startswith(stem) for name, stem in zip(names, stems))
