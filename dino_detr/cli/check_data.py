@@ -24,12 +24,13 @@ def run(options: argparse.Namespace) -> None:
         return
     from ..configuration_dino_detr import DinoDetrConfig
     from ..data import list_splits
+    from ..data.balance import describe_balance
     from ..data.check import check_split, summarise
 
     reports = []
     for split in options.split or list_splits(options.source):
         reports.append(check_split(options.source, split, DinoDetrConfig().num_queries, reports, refuse=False))
-        print(reports[-1].format() + "\n")
+        print(reports[-1].format(), describe_balance(reports[-1].rows), "", sep="\n")
     print(summarise(reports))
     if options.strict and any(report.defects for report in reports):
         sys.exit(1)

@@ -14,7 +14,7 @@ def repeat_factors(rows: Dataset, threshold: float) -> np.ndarray:
     Args:
         threshold: the share of images, 0..1, below which a class is rare.
     """
-    image, category = _images_and_classes(rows)
+    image, category = images_and_classes(rows)
     factors = np.ones(len(rows))
     if len(category):
         pairs = np.unique(np.stack([image, category]), axis=1)
@@ -42,7 +42,7 @@ def number_of_samples(factors: np.ndarray) -> int:
     return int(np.ceil(factors.sum() - 1e-9))
 
 
-def _images_and_classes(rows: Dataset) -> tuple[np.ndarray, np.ndarray]:
+def images_and_classes(rows: Dataset) -> tuple[np.ndarray, np.ndarray]:
     """Return the row and the class index of each object that is no crowd."""
     objects = rows.select_columns(["objects"]).with_format("arrow")[:]["objects"].combine_chunks()
     categories, crowds = objects.field("category"), objects.field("iscrowd")
