@@ -39,10 +39,11 @@ def build_optimizer(
         keep_freed_memory()
     detector: Any = getattr(model, "model", model)
     depth_factors = _depth_factors(detector.backbone.model, backbone_layer_decay) if backbone_layer_decay != 1 else {}
+    norms_are_decayed = getattr(getattr(detector, "config", None), "decay_norms", False)
     groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for module_name, module in model.named_modules():
         slow = bool({"backbone", "pyramid"} & set(module_name.split("."))) and ".lora_" not in module_name
-        decayed = detector.config.decay_norms or not _is_exempt(module)
+        decayed = norms_are_decayed or not _is_exempt(module)
         for parameter in module.parameters(recurse=False):
             if parameter.requires_grad:
                 factor = (backbone_lr_factor if slow else 1.0) * depth_factors.get(parameter, 1.0)
