@@ -136,7 +136,7 @@ def try_command(words: list[str], monkeypatch) -> None:
         case ["dino-detr", "train", *arguments] | ["python", "train.py", *arguments]:
             parse_new_run(small(arguments))
             cli.main(["train", *small(arguments)])
-        case ["dino-detr", "benchmark" | "replay", *_]:  # test_benchmark.py and test_nonfinite.py run these
+        case ["dino-detr", "benchmark" | "replay" | "demo", *_]:  # tests of their own run these
             cli.build_parser().parse_args(words[1:])
         case ["dino-detr", *arguments]:
             cli.main(arguments)
