@@ -46,7 +46,7 @@ if __name__ == "__main__":
     detector = Detector(sys.argv[1])
     pictures = [make_picture(number) for number in range(PICTURES)]
     objects = sum(len(labels) for _, _, labels in pictures)
-    print(f"{PICTURES} pictures of {SIDE * CELL} x {SIDE * CELL} pixels, {objects} digits, scores above {detector.threshold}")
+    print(f"{PICTURES} pictures of {SIDE * CELL} pixels a side, {objects} digits, scores above {detector.threshold}")
     print("| | found | of them right | recall | seconds a picture |\n|---|---|---|---|---|")
     for name, options in {
         "whole": {},

@@ -68,7 +68,7 @@ def push_run(
     files = _files(Path(folder))
     api = HfApi(token=token)
     repo_id = open_repository(api, repo_id, private)
-    with _said_plainly(repo_id):
+    with said_plainly(repo_id):
         there = set(api.list_repo_files(repo_id))
         edited_there = CARD in there and _is_edited_there(api, repo_id)
     card = Path(folder) / CARD
@@ -82,7 +82,7 @@ def push_run(
     # other shards, which loading might take for these weights
     stale = sorted(name for name in there - set(files) if _WEIGHTS.fullmatch(name))
     operations += [CommitOperationDelete(name) for name in stale]
-    with _said_plainly(repo_id):
+    with said_plainly(repo_id):
         commit = api.create_commit(repo_id, operations, commit_message=_message(Path(folder)))
         if tag is not None:
             _put_tag(api, repo_id, tag, commit.oid)
@@ -91,7 +91,7 @@ def push_run(
 
 def open_repository(api: HfApi, repo_id: str, private: bool | None) -> str:
     """Make the repository if there is none. Returns its whole name; raises as `push_run` does."""
-    with _said_plainly(repo_id):
+    with said_plainly(repo_id):
         repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
         if private and not api.model_info(repo_id).private:
             raise ValueError(
@@ -167,8 +167,8 @@ def _put_tag(api: HfApi, repo_id: str, tag: str, commit: str) -> None:
 
 
 @contextmanager
-def _said_plainly(repo_id: str) -> Iterator[None]:
-    """Faults of the Hub in one line each; they come from several libraries, as many kinds of error."""
+def said_plainly(repo_id: str) -> Iterator[None]:
+    """Raise faults of the Hub in one line each; they come from several libraries, as many kinds of error."""
     try:
         yield
     except HfHubHTTPError as fault:

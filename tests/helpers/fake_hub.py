@@ -105,6 +105,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             return
         self.body = self.rfile.read(length)
+        path = re.sub("^(/api)?/spaces/", lambda start: "/api/models/" if start[1] else "/", path)  # answered alike
         for pattern, method in (
             (r"POST /api/repos/create", self.create),
             (r"POST /api/validate-yaml", lambda: self.say({"errors": [], "warnings": []})),

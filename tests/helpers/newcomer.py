@@ -70,6 +70,9 @@ def _write_data(home: Path, own: Path) -> None:
         for _ in range(3):
             container.mux(stream.encode(av.VideoFrame.from_image(photo)))
         container.mux(stream.encode(None))
+    (home / "space").mkdir()
+    (home / "space" / "app.py").write_text("")
+    (home / "space" / "README.md").write_text("---\ntitle: a page\nsdk: gradio\n---\n")
     corners = {"bbox": [[1.0, 2.0, 11.0, 22.0]], "category": [0]}
     rows = Dataset.from_dict({"image": [str(home / "photo.jpg")], "objects": [corners]}).cast_column("image", Image())
     (home / "user" / "name").mkdir(parents=True)

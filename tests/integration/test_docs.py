@@ -143,8 +143,7 @@ def try_command(words: list[str], monkeypatch) -> None:
             output = arguments[arguments.index("--output") + 1]
             shutil.rmtree(output, ignore_errors=True)  # what lies there for the commands after it
             cli.main(words[1:])
-        # test_benchmark.py, test_nonfinite.py and test_exporting.py run these
-        case ["dino-detr", "benchmark" | "replay" | "export", *_]:
+        case ["dino-detr", "benchmark" | "replay" | "export" | "demo", *_]:  # tests of their own run these
             cli.build_parser().parse_args(words[1:])
         case ["dino-detr", *arguments]:
             cli.main(arguments)
