@@ -127,6 +127,7 @@ def _load(source: str | Path, options: ExportOptions) -> tuple[DinoDetrForObject
 
 
 def _save(exported: Any, folder: Path, facts: dict[str, Any]) -> None:
+    exported.config.auto_map = {}  # no classes of the model: its code is not in the folder
     exported.save_pretrained(folder)
     _write_facts(folder, facts)
 

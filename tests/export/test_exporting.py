@@ -8,9 +8,11 @@ from importlib.util import find_spec
 import onnx
 import pytest
 import torch
+from helpers.fake_hub import REPOSITORY
 from helpers.launching import ENVIRONMENT
 from helpers.stranger import STRANGER
 from helpers.tiny import random_images, tiny_detector
+from huggingface_hub import ModelCard
 
 from dino_detr import DinoDetrImageProcessor, deformable_attention
 from dino_detr.cli import main
@@ -78,8 +80,8 @@ def run_as_the_card_says(folder, image) -> dict:
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_an_export_of_one_size(format, checkpoint, images, tmp_path, capsys):
-    """It takes any batch, pads, says what it is, and runs without this package."""
+def test_an_export_of_one_size(format, checkpoint, images, tmp_path, capsys, hub):
+    """It takes any batch, pads, says what it is, is pushed, and runs without this package."""
     folder = tmp_path / "export"
     whole = ["--with_preprocessing", "--with_postprocessing"] if format == "onnx" else []
     main(["export", str(checkpoint), "--format", format, "--output", str(folder), "--image_size", "144", "192", *whole])
@@ -103,6 +105,14 @@ def test_an_export_of_one_size(format, checkpoint, images, tmp_path, capsys):
         torch.testing.assert_close(theirs["scores"], ours["scores"], rtol=0, atol=1e-3)
     with pytest.raises(ValueError, match="takes images of 144x192, not 200x100"):
         exported.model(torch.zeros(1, 3, 200, 100))
+
+    main(["push", str(folder), REPOSITORY, "--license", "mit"])
+    pushed = hub.repositories[REPOSITORY].commits[-1].files
+    graph = {path.name for path in folder.glob(f"{format}*")} | {path.name for path in folder.glob("*.pt2")}
+    assert graph and graph | {"config.json", "export.json", "verification.json", "README.md"} <= pushed.keys()
+    card = ModelCard(pushed["README.md"].decode())
+    assert card.data.license == "mit" and f'snapshot_download("{REPOSITORY}")' in card.text
+    assert "9 images in 4 batches: 100.0% of the best" in card.text and "| precision | float32 |" in card.text
 
     found = run_as_the_card_says(folder, image)
     best = found["scores"].argmax()
