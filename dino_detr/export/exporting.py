@@ -114,9 +114,10 @@ def _load(source: str | Path, options: ExportOptions) -> tuple[DinoDetrForObject
         raise FileNotFoundError(f"{source} is neither a checkpoint folder nor found on the Hub: {reason}") from error
     if not isinstance(config, DinoDetrConfig):
         raise ValueError(f"{source} is a checkpoint of {config.model_type}, not a detector of this package")
-    if options.image_size is None and hasattr(config.backbone_config, "window_size"):
+    backbone: Any = config.backbone_config
+    if options.image_size is None and hasattr(backbone, "window_size"):
         raise ValueError(
-            f"a {config.backbone_config.model_type} backbone attends in windows, which depend on the size of the "
+            f"a {backbone.model_type} backbone attends in windows, which depend on the size of the "
             "image: give --image_size HEIGHT WIDTH"
         )
     detector = AutoModelForObjectDetection.from_pretrained(source, dtype=torch.float32).eval()
@@ -138,7 +139,8 @@ def _write_facts(folder: Path, facts: dict[str, Any]) -> None:
 
 
 def _check_classes(detector: DinoDetrForObjectDetection, source: str | Path, rows: Dataset, dataset: str) -> None:
-    names = list(detector.config.id2label.values())
+    config: Any = detector.config
+    names = list(config.id2label.values())
     if names != class_names(rows):
         raise ValueError(f"{source} knows the classes {names}, but {dataset} has {class_names(rows)}")
 

@@ -23,6 +23,9 @@ class DetectorGraph(DinoDetrPreTrainedModel):
         with_stages: return also what each part of the detector gives, to find where two runtimes part.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(
         self,
         detector: DinoDetrForObjectDetection,

@@ -2,6 +2,7 @@
 
 import copy
 import re
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -34,8 +35,8 @@ def quantize(exported: Any, graph: DetectorGraph, options: ExportOptions, calibr
     if options.quantize in _DTYPES:
         return _quantize_to_floats(exported, graph, options)
     import nncf
-    from transformers import exporters
 
+    exporters: Any = import_module("transformers.exporters")  # lazily, which a type checker cannot follow
     if options.quantize == "int8":
         operators = _int8_operators(exported.program, graph, options.format)
         others = [name for name, chosen in operators.items() if not chosen]
@@ -74,9 +75,9 @@ def _int8_operators(program: Any, graph: DetectorGraph, format: str) -> dict[str
     for node in program.get_ordered_ops():
         if node.get_type_name() in ("Constant", "Parameter", "Result"):
             continue
-        factor = node.input_value(1).get_node() if node.get_type_name() in _PRODUCTS else None
-        is_weight = factor is not None and factor.get_type_name() == "Constant"
-        chosen[node.get_friendly_name()] = is_weight and factor.data.tobytes() in weights
+        factor: Any = node.input_value(1).get_node() if node.get_type_name() in _PRODUCTS else node
+        is_constant = factor.get_type_name() == "Constant"
+        chosen[node.get_friendly_name()] = is_constant and factor.data.tobytes() in weights
     return chosen
 
 

@@ -45,7 +45,7 @@ class ExportedDetector(nn.Module):
             raise FileNotFoundError(f"{folder} is no export folder: it has no {MANIFEST} and {FACTS}")
         self.facts = read_mapping(Path(folder) / FACTS)
         check_runtime(self.facts["format"])
-        from transformers.exporters import ExportedModel
+        from transformers.exporters.base import ExportedModel
 
         try:
             # a folder on this machine, whose `.pt2` is a pickle: the user says by name what is run
@@ -92,7 +92,8 @@ class ExportedDetector(nn.Module):
     def run(self, **inputs: Tensor) -> dict[str, Tensor]:
         """Run the graph on its own inputs and return its own outputs (see `DetectorGraph.forward`)."""
         dtype = torch.uint8 if self.facts["with_preprocessing"] else self.dtype
-        return dict(self.exported(**inputs | {"pixel_values": inputs["pixel_values"].to(dtype)}))
+        values: dict[str, Any] = inputs | {"pixel_values": inputs["pixel_values"].to(dtype)}
+        return dict(self.exported(**values))
 
     def _fit(self, x: Tensor) -> Tensor:
         """Pad images or masks to what the graph takes."""

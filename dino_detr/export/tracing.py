@@ -1,5 +1,6 @@
 """A detector becomes a graph for another runtime, by transformers' exporters."""
 
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -18,8 +19,7 @@ def trace(graph: DetectorGraph, options: ExportOptions, halve_weights: bool = Fa
     Args:
         halve_weights: store OpenVINO's weights as fp16.
     """
-    from transformers import exporters
-
+    exporters: Any = import_module("transformers.exporters")  # lazily, which a type checker cannot follow
     exporter, config = {
         "torch": (exporters.DynamoExporter, exporters.DynamoConfig),
         "onnx": (exporters.OnnxExporter, exporters.OnnxConfig),
