@@ -128,9 +128,9 @@ def import_gradio() -> Any:
 
 
 def _usual_tile(detector: Detector) -> int:
-    """Return the side, in pixels, of tiles whose objects have the size that they have in the detector's images."""
+    """Return the side of a tile, in pixels, to begin with: what the detector's images have at most, up to 640."""
     size = detector.processor.size
-    return size.shortest_edge or size.height or 640
+    return min(640, size.longest_edge or size.width or 640)
 
 
 def _detect(detector: Detector, paths: list[str], tiles: int | None) -> Found:

@@ -90,7 +90,7 @@ class Video:
 
 class VideoWriter:
     """
-    An MP4 file (H.264) of pictures of one size.
+    An MP4 file (H.264) of pictures.
 
     Args:
         path: to write to.
@@ -102,14 +102,22 @@ class VideoWriter:
         self._stream: Any = self._container.add_stream("libx264", rate=rate)
         self._stream.pix_fmt = "yuv420p"  # what every player shows
         self._stream.codec_context.time_base = Fraction(1, _TICKS)
+        self._size = 0, 0
         self._last = -1
 
     def write(self, picture: Image.Image, time: float) -> None:
-        """Add a picture, to be shown from `time` (seconds) on. A side of odd length loses its last pixel."""
-        width, height = (side - side % 2 for side in picture.size)
+        """
+        Add a picture, to be shown from `time` (seconds) on.
+
+        A side of odd length loses its last pixel. One of another size than the first is resized to that.
+        """
         if self._last < 0:
-            self._stream.width, self._stream.height = width, height
-        frame = _import_av().VideoFrame.from_image(picture.crop((0, 0, width, height)))
+            self._size = picture.size
+            self._stream.width, self._stream.height = (side - side % 2 for side in self._size)
+        elif picture.size != self._size:
+            picture = picture.resize(self._size)
+        even = picture.crop((0, 0, self._stream.width, self._stream.height))
+        frame = _import_av().VideoFrame.from_image(even)
         self._last = max(self._last + 1, round(time * _TICKS))
         frame.pts, frame.time_base = self._last, Fraction(1, _TICKS)
         self._container.mux(self._stream.encode(frame))

@@ -79,8 +79,9 @@ def test_pictures_are_dropped_and_looked_at(page, checkpoint, photos, tmp_path):
     page.get_by_label("Classes (none: all)").click()
     page.get_by_role("option", name="cat").click()
     counts(page, sum(each.names.count("cat") for each in detector(files, threshold=0.3)))
+    page.get_by_label("Side of a tile, pixels").fill("60")
     page.locator("#tiled input").check()
-    in_tiles = detector(files, threshold=0.3, tiles=64)
+    in_tiles = detector(files, threshold=0.3, tiles=60)
     counts(page, sum(each.names.count("cat") for each in in_tiles))
     assert page.errors == []
     for width in (1280, 400):  # nothing is wider than the window

@@ -2,6 +2,7 @@
 
 import json
 import struct
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from PIL import Image
 from dino_detr import Detector
 from dino_detr.cli import main
 from dino_detr.inference import predict_video
+from dino_detr.inference.video import VideoWriter
 
 av = pytest.importorskip("av")
 
@@ -164,6 +166,16 @@ def test_a_video_that_breaks_off_leaves_nothing(checkpoint, film, sees_large_blo
     with pytest.raises(SystemExit, match="none of the 1 images could be read"):
         main(["predict", str(checkpoint), str(film), "--output", str(tmp_path / "out")])
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"detections.json", "results.json"}
+
+
+def test_pictures_of_odd_and_changing_sizes_are_written(tmp_path):
+    writer = VideoWriter(tmp_path / "film.mp4", Fraction(10))
+    for number, size in enumerate([(161, 121), (161, 121), (90, 200)]):
+        writer.write(Image.new("RGB", size, (250, 10, 10)), number / 10)
+    writer.close()
+    frames = frames_of(tmp_path / "film.mp4")
+    assert [frame.shape for frame in frames] == [(120, 160, 3)] * 3
+    assert np.abs(frames[2].astype(int) - (250, 10, 10)).max() < 12
 
 
 def test_what_is_not_installed_is_said(checkpoint, film, tmp_path, monkeypatch):
