@@ -70,7 +70,8 @@ class Video:
     def __init__(self, name: str):
         self.name = name
         with _as_os_errors():
-            self._container = _import_av().open(name)
+            av = _import_av()
+            self._container = av.open(name)
             self._stream = next(iter(self._container.streams.video), None)
         if self._stream is None:
             raise OSError("it has no pictures")
@@ -98,7 +99,8 @@ class VideoWriter:
     """
 
     def __init__(self, path: Path, rate: Fraction):
-        self._container = _import_av().open(str(path), "w")
+        av = _import_av()
+        self._container = av.open(str(path), "w")
         self._stream: Any = self._container.add_stream("libx264", rate=rate)
         self._stream.pix_fmt = "yuv420p"  # what every player shows
         self._stream.codec_context.time_base = Fraction(1, _TICKS)

@@ -20,7 +20,7 @@ def calls_without_encoding(source: str) -> list[str]:
         words = {keyword.arg: keyword.value for keyword in call.keywords}
         constants = [part.value for part in [*call.args, *words.values()] if isinstance(part, ast.Constant)]
         binary = any(isinstance(value, str) and "b" in value and len(value) <= 3 for value in constants)
-        of_another_kind = called in ("Image.open", "PILImage.open", "os.open")
+        of_another_kind = called in ("Image.open", "PILImage.open", "os.open", "av.open")
         if "encoding" not in words and not binary and not of_another_kind:
             found.append(f"line {call.lineno}: {ast.unparse(call)}")
     return found

@@ -179,4 +179,4 @@ def test_convert(core_golden, tmp_path):
     expected = load_reference_checkpoint(core_golden / "state_dict.safetensors", core_golden / "config.json")
     for name, tensor in expected.state_dict().items():
         assert torch.equal(model.state_dict()[name], tensor), name
-    assert "holds a checkpoint already" in run(*command, expect=1)
+    assert "is not an empty folder" in run(*command, expect=1)
