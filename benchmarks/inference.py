@@ -24,6 +24,7 @@ from dino_detr import DinoDetrImageProcessor
 from dino_detr.export.graph import DetectorGraph
 from dino_detr.export.options import ExportOptions
 from dino_detr.export.quantization import quantize
+from dino_detr.export.runtime import runner_options
 from dino_detr.export.tracing import trace
 
 OURS = {
@@ -86,8 +87,8 @@ def serve_way(way: str, options: argparse.Namespace) -> None:
         folder = folder_of(way, options)
         more = {}
         if "openvino" in way:
-            precision = "bf16" if way.endswith("bf16") else "f32"
-            more = {"config": {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": options.threads}}
+            more = runner_options(*OURS.get(way, ("openvino", None)))
+            more["config"]["INFERENCE_NUM_THREADS"] = options.threads
         elif "onnx" in way:
             import onnxruntime
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from huggingface_hub import ModelCard, ModelCardData
 from jinja2 import Environment, FileSystemLoader
 
-from ..export.runtime import FACTS, MANIFEST, SMALLEST
+from ..export.runtime import FACTS, MANIFEST, SMALLEST, runner_options
 from ..export.verification import Verification
 from ..runs.history import read_mapping
 from ..runs.names import CONFIG_JSON, PREPROCESSOR_JSON
@@ -78,7 +78,7 @@ def _code(facts: dict, file: str, processor: dict) -> str:
     """Return Python that runs the graph on a picture."""
     half = {"bf16": ".to(torch.bfloat16)", "fp16": ".half()"}.get(facts["quantize"] or "", "")
     cast = f' if name != "pixel_values" else torch.from_numpy(value){half}' if half else ""
-    hint = "bf16" if facts["quantize"] == "bf16" else "f32"
+    hint = runner_options(facts["format"], facts["quantize"]).get("config", {}).get("INFERENCE_PRECISION_HINT")
     size = processor["size"]
     environment = Environment(loader=FileSystemLoader(_HERE), trim_blocks=False, autoescape=False)
     return environment.get_template("export_use.py.j2").render(
