@@ -2,12 +2,11 @@
 
 import copy
 import shutil
-import sys
 
 import peft
 import pytest
 import torch
-from helpers.launching import TWO_PROCESSES, lines, run, with_backbone
+from helpers.launching import lines, with_backbone
 from helpers.tiny import random_images, tiny_detector
 from safetensors.torch import load_file
 
@@ -155,17 +154,3 @@ def test_refusals(recipe, runs, tmp_path):
         options = [str(with_backbone(recipe, tmp_path, "dinov2")), "--freeze_backbone", "true", "--lora_rank", "3"]
         options += ["--output_dir", str(tmp_path / "other"), "--resume_from_checkpoint", str(runs[0] / "checkpoint-2")]
         train(prepare(parse_options(options)))
-
-
-@pytest.mark.slow
-def test_two_processes(recipe, tmp_path):
-    """They train as one, and what each leaves is whole."""
-    path = with_backbone(recipe, tmp_path, "swin", drop_path_rate=0.0)
-    options = [path, *LORA, "--augmentation", "none", "--image_sizes", "64"]
-    run(sys.executable, "train.py", *options, "--output_dir", tmp_path / "one")
-    run(sys.executable, *TWO_PROCESSES, "train.py", *options, "--output_dir", tmp_path / "two")
-    losses = [[line["loss"] for line in lines(tmp_path / name / "metrics.jsonl")] for name in ("one", "two")]
-    assert losses[1] == pytest.approx(losses[0], rel=0.05)  # but for padding
-    for name in ("model.safetensors", "adapter/adapter_model.safetensors"):
-        one, two = (load_file(tmp_path / run_ / name) for run_ in ("one", "two"))
-        assert one.keys() == two.keys()

@@ -44,17 +44,19 @@ def one_size(data, tmp_path_factory):
         ("dinov2", True),
         ("resnet", False),
         ("swin", True),
+        ("adapters", False),
         pytest.param("vitdet", False, marks=pytest.mark.slow),
     ],
     ids=lambda value: value if isinstance(value, str) else "a part without boxes" if value else "all with boxes",
 )
 def test_gradient_does_not_depend_on_the_layout(recipe, one_size, tmp_path, backbone, empty):
     """Promises 10 and 11: 4, 2x2 processes, 2x2 accumulated; half of the step without a box, backbone unfrozen."""
-    if backbone != "dinov2":
+    more = ["--freeze_backbone", "true", "--lora_rank", "4"] if backbone == "adapters" else []
+    if backbone not in ("dinov2", "adapters"):
         still = {} if backbone == "resnet" else {"drop_path_rate": 0.0}  # drawn for each image of a batch
         recipe = with_backbone(recipe, tmp_path, backbone, **still)
     options = [recipe, "--dataset", one_size, "--image_sizes", "64", "--augmentation", "none", "--max_grad_norm", "0"]
-    options += ["--save_strategy", "no", "--eval_strategy", "no", "--load_best_model_at_end", "false"]
+    options += ["--save_strategy", "no", "--eval_strategy", "no", "--load_best_model_at_end", "false", *more]
     order = list(
         prepare(
             parse_options([str(part) for part in [*options, "--output_dir", tmp_path / "order"]])
