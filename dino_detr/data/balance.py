@@ -4,7 +4,7 @@ import numpy as np
 from datasets import Dataset
 
 from .repeating import images_and_classes
-from .rows import class_names
+from .rows import arrow_objects, class_names
 
 _LISTED = 12  # classes, the rarest; beyond twice as many the others are summed up
 _RARE = 0.1  # of the share of images that the median class is in
@@ -49,8 +49,7 @@ def _describe_classes(names: list[str], images: np.ndarray, boxes: np.ndarray, t
 
 
 def _describe_sizes(rows: Dataset) -> list[str]:
-    boxes = rows.select_columns(["objects"]).with_format("arrow")[:]["objects"].combine_chunks().field("bbox")
-    sides = boxes.values.flatten().to_numpy().reshape(-1, 4)[:, 2:]
+    sides = arrow_objects(rows).field("bbox").values.flatten().to_numpy().reshape(-1, 4)[:, 2:]
     kinds = np.digitize(sides.prod(1), [_SMALL, _LARGE])
     shares = np.bincount(kinds, minlength=3) / len(kinds)
     parts = ", ".join(f"{share:.0%} {name}" for name, share in zip(_SIZES, shares))

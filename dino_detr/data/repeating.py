@@ -3,6 +3,8 @@
 import numpy as np
 from datasets import Dataset
 
+from .rows import arrow_objects
+
 
 def repeat_factors(rows: Dataset, threshold: float) -> np.ndarray:
     """
@@ -44,7 +46,7 @@ def number_of_samples(factors: np.ndarray) -> int:
 
 def images_and_classes(rows: Dataset) -> tuple[np.ndarray, np.ndarray]:
     """Return the row and the class index of each object that is no crowd."""
-    objects = rows.select_columns(["objects"]).with_format("arrow")[:]["objects"].combine_chunks()
+    objects = arrow_objects(rows)
     categories, crowds = objects.field("category"), objects.field("iscrowd")
     counts = np.diff(categories.offsets.to_numpy())
     single = crowds.values.to_numpy() == 0

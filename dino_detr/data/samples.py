@@ -13,7 +13,7 @@ from ..image_processing_dino_detr import encode_annotation, stack_padded
 from .augmentation import Augmentation
 from .decoding import decode_rgb, describe_fault
 from .image_files import image_name
-from .rows import SMALLEST_SIDE
+from .rows import SMALLEST_SIDE, arrow_objects
 
 _MOST_SKIPPED = 100  # images for one sample
 
@@ -120,7 +120,7 @@ class TrainingSamples(torch.utils.data.Dataset):
             indices: of samples; None: each row once.
         """
         rows = self.rows.select_columns(["width", "height"])[:]
-        heights, widths = list(rows["height"]), list(rows["width"])
+        heights, widths = rows["height"], rows["width"]
         sizes, epoch = [], self.epoch
         with torch.random.fork_rng(devices=[]):
             for index in range(len(heights)) if indices is None else indices:
@@ -140,7 +140,7 @@ def drop_images_without_boxes(rows: Dataset) -> Dataset:
 
 def count_objects(rows: Dataset) -> np.ndarray:
     """Count each row's boxes that have an extent and are not a crowd's: int64 `[rows]`."""
-    objects = rows.select_columns(["objects"]).with_format("arrow")[:]["objects"].combine_chunks()
+    objects = arrow_objects(rows)
     sides = objects.field("bbox").values.flatten().to_numpy().reshape(-1, 4)[:, 2:]
     crowds = objects.field("iscrowd")
     counted = (sides > SMALLEST_SIDE).all(1) & (crowds.values.to_numpy() == 0)

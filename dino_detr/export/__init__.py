@@ -2,14 +2,13 @@
 
 from .exporting import export_detector
 from .options import ExportOptions
-from .runtime import ExportedDetector, MissingRuntime, is_export
+from .runtime import ExportedDetector, is_export
 from .verification import ExportFailed, Verification
 
 __all__ = [
     "ExportFailed",
     "ExportOptions",
     "ExportedDetector",
-    "MissingRuntime",
     "Verification",
     "export_detector",
     "is_export",

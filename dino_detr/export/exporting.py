@@ -58,7 +58,7 @@ def export_detector(
         ExportFailed: if the numbers are not the detector's, or AP drops too far. Nothing is left then.
         FileExistsError: if `output` is not an empty folder.
         FileNotFoundError: if there is no such checkpoint.
-        MissingRuntime: if something has to be installed.
+        ImportError: if something has to be installed.
         ValueError: for options that cannot be, a checkpoint of something else, or a dataset of other classes.
     """
     options.check()

@@ -38,7 +38,7 @@ class ExportOptions:
         Check the options, and that what exports and runs the format is installed.
 
         Raises:
-            MissingRuntime: naming what to install.
+            ImportError: naming what to install.
             ValueError: for a value that cannot be.
         """
         if self.format not in FORMATS:

@@ -16,10 +16,6 @@ FORMATS = {"torch": [], "onnx": ["onnx", "onnxscript", "onnxruntime"], "openvino
 SMALLEST = 128  # pixels of an image's side: with less, the coarsest maps have a single cell, for which graphs are not
 
 
-class MissingRuntime(ImportError, ValueError):
-    """A package that an export needs is not installed."""
-
-
 def is_export(folder: str | Path) -> bool:
     """Tell whether a folder is an export rather than a checkpoint."""
     return (Path(folder) / MANIFEST).is_file() and (Path(folder) / FACTS).is_file()
@@ -35,7 +31,7 @@ class ExportedDetector(nn.Module):
 
     Raises:
         FileNotFoundError: if it is no export.
-        MissingRuntime: if its runtime is not installed.
+        ImportError: if its runtime is not installed.
         ValueError: if the runtime has no such device, or cannot read the graph.
     """
 
@@ -127,10 +123,10 @@ def check_runtime(format: str, more: list[str] | None = None) -> None:
         more: packages that are needed besides.
 
     Raises:
-        MissingRuntime: naming what to install.
+        ImportError: naming what to install.
     """
     if find_spec("transformers.exporters") is None:
-        raise MissingRuntime("exports need transformers 5.23 or later: pip install --upgrade transformers")
+        raise ImportError("exports need transformers 5.23 or later: pip install --upgrade transformers")
     missing = [package for package in FORMATS[format] + (more or []) if find_spec(package) is None]
     if missing:
-        raise MissingRuntime(f"{format} needs {', '.join(missing)}: pip install 'dino-detr[export]'")
+        raise ImportError(f"{format} needs {', '.join(missing)}: pip install 'dino-detr[export]'")

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..modeling_dino_detr import DinoDetrForObjectDetection
 from ..runs.names import ADAPTER
+from .sharding import load_weights
 
 _CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"  # as peft names them
 _ADAPTED = "adapted.safetensors"  # the frozen weights that the adapters stand on
@@ -20,12 +21,11 @@ _OF_TARGETS = {
     "backbone": ("model.backbone.model.",),
     "all": ("model.backbone.model.", "model.encoder.layers.", "model.decoder.layers."),
 }
-TARGETS = tuple(_OF_TARGETS)
 
 
 def check_adapters(options: Any) -> None:
-    if options.lora_targets not in TARGETS:
-        raise ValueError(f"lora_targets={options.lora_targets!r} is none of {', '.join(TARGETS)}")
+    if options.lora_targets not in _OF_TARGETS:
+        raise ValueError(f"lora_targets={options.lora_targets!r} is none of {', '.join(_OF_TARGETS)}")
     if options.lora_rank is not None and find_spec("peft") is None:
         raise ValueError("lora_rank needs peft: pip install 'dino-detr[lora]'")
 
@@ -85,8 +85,6 @@ def merge_weights(model: nn.Module, weights: dict[str, Tensor]) -> dict[str, Ten
 def merge_adapters(model: DinoDetrForObjectDetection, weights: dict[str, Tensor]) -> None:
     """Take the adapters off a model, whose layers have the merged weights then. `weights` are those it has, whole."""
     from peft.tuners.tuners_utils import BaseTunerLayer
-
-    from .sharding import load_weights
 
     merged = merge_weights(model, weights)
     for name, module in list(model.named_modules()):

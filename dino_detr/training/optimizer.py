@@ -22,9 +22,8 @@ def build_optimizer(
     Build AdamW over the trainable parameters, grouped as the reference groups them.
 
     The backbone, if trained, and the pyramid learn at `learning_rate * backbone_lr_factor`, adapters in the backbone at
-    `learning_rate`; `nn.LayerNorm` and
-    `nn.GroupNorm` are not decayed (unless the configuration says `decay_norms`), everything else is, the channels-first
-    norms of the pyramid and of ConvNeXt, biases and embeddings included.
+    `learning_rate`. `nn.LayerNorm` and `nn.GroupNorm` are not decayed, unless the configuration says `decay_norms`.
+    Everything else is, the channels-first norms of the pyramid and of ConvNeXt, biases and embeddings included.
 
     If the model is on a CPU, this process keeps from now on what it frees, which makes steps faster (see
     `keep_freed_memory`).

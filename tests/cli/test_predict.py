@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from helpers.launching import ENVIRONMENT
+from helpers.launching import ENVIRONMENT, served
 
 from dino_detr.cli import main
 
@@ -45,21 +45,15 @@ def test_predict_can_be_repeated(checkpoint, photos, tmp_path):
 
 def test_images_from_patterns_addresses_and_standard_input(checkpoint, photos, tmp_path):
     (tmp_path / "list.txt").write_text(f"{photos / 'x.png'}\n{photos / 'x_1.jpg'}\n")
-    served = subprocess.Popen(
-        [sys.executable, "-u", "-m", "http.server", "0", "--bind", "127.0.0.1", "--directory", photos],
-        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-    )  # fmt: skip
-    try:
-        port = served.stdout.readline().split(" port ")[1].split()[0]
-        named = [
-            f"http://127.0.0.1:{port}/x.jpg?size=2",
-            f"http://127.0.0.1:{port}/missing.jpg",
-            str(photos / "x*.jpg"),
-        ]
+    with served(photos) as address:
+        named = [f"{address}/x.jpg?size=2", f"{address}/missing.jpg", str(photos / "x*.jpg")]
         main(["predict", str(checkpoint), *named, "--output", str(tmp_path / "named"), "--device", "cpu"])
-    finally:
-        served.kill()
-    odd = [f"HTTP://127.0.0.1:{port}/a b.jpg", "http://[bad/c.jpg", "http://a\tb/d.jpg", "http://127.0.0.1:x/é.jpg"]
+    odd = [
+        address.replace("http", "HTTP") + "/a b.jpg",
+        "http://[bad/c.jpg",
+        "http://a\tb/d.jpg",
+        "http://127.0.0.1:x/é.jpg",
+    ]
     main(["predict", str(checkpoint), str(photos / "x.jpg"), *odd, "--output", str(tmp_path / "odd")])
     entries = json.loads((tmp_path / "odd" / "detections.json").read_text())
     assert [("cannot be fetched" in entry.get("error", "")) for entry in entries] == [False, True, True, True, True]

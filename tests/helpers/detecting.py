@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 
@@ -33,3 +34,13 @@ def save_photos(folder: Path) -> Path:
         pixels = rng.integers(0, 256, (height // 4, width // 4, 3), dtype=np.uint8)
         Image.fromarray(pixels).resize((width, height)).save(folder / f"{number}.png", exif=exif)
     return folder
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory) -> Path:
+    return save_detector(tmp_path_factory.mktemp("checkpoint"))
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory) -> Path:
+    return save_photos(tmp_path_factory.mktemp("photos"))

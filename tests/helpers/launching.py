@@ -3,6 +3,9 @@
 import json
 import os
 import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import yaml
@@ -74,6 +77,19 @@ def lines(path: Path) -> list[dict]:
 def change(path: Path, **values) -> None:
     content = yaml.safe_load(path.read_text()) | values  # JSON is YAML
     path.write_text(json.dumps({name: value for name, value in content.items() if value is not None}))
+
+
+@contextmanager
+def served(folder: Path) -> Iterator[str]:
+    """The address at which the files of a folder can be fetched, until the block ends."""
+    server = subprocess.Popen(
+        [sys.executable, "-u", "-m", "http.server", "0", "--bind", "127.0.0.1", "--directory", folder],
+        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+    )  # fmt: skip
+    try:
+        yield f"http://127.0.0.1:{server.stdout.readline().split(' port ')[1].split()[0]}"
+    finally:
+        server.kill()
 
 
 def with_backbone(recipe: Path, folder: Path, kind: str, **arguments) -> Path:

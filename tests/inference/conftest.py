@@ -1,27 +1,16 @@
 """A detector that finds things of all scores in any image, and photographs."""
 
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
-from helpers.detecting import save_detector, save_photos
+from helpers.detecting import checkpoint, photos  # noqa: F401 fixtures
 from scipy import ndimage
 from torch import nn
 
 from dino_detr import Detector
 
 SMALLEST = 5  # pixels of the processed image: what the stand-in below can see
-
-
-@pytest.fixture(scope="session")
-def checkpoint(tmp_path_factory) -> Path:
-    return save_detector(tmp_path_factory.mktemp("checkpoint"))
-
-
-@pytest.fixture(scope="session")
-def photos(tmp_path_factory) -> Path:
-    return save_photos(tmp_path_factory.mktemp("photos"))
 
 
 class SeesLargeBlobs(nn.Module):

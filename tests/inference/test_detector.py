@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers.launching import ENVIRONMENT
+from helpers.launching import ENVIRONMENT, served
 from PIL import Image, ImageOps
 from torchvision.transforms.v2.functional import pil_to_tensor
 from transformers import pipeline
@@ -41,15 +41,8 @@ def test_it_finds_what_a_pipeline_finds(detector, checkpoint, photos):
 
 def test_an_image_is_the_same_in_whatever_form_it_comes(detector, photos):
     upright = ImageOps.exif_transpose(Image.open(photos / "1.png"))
-    served = subprocess.Popen(
-        [sys.executable, "-u", "-m", "http.server", "0", "--bind", "127.0.0.1", "--directory", photos],
-        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-    )  # fmt: skip
-    try:
-        port = served.stdout.readline().split(" port ")[1].split()[0]
-        (of_url,) = detector(f"http://127.0.0.1:{port}/1.png", threshold=0)
-    finally:
-        served.kill()
+    with served(photos) as address:
+        (of_url,) = detector(f"{address}/1.png", threshold=0)
     (expected,) = detector(photos / "1.png", threshold=0)
     assert expected.size == (96, 64) and len(expected) == 60  # queries, classes
     several = [photos / "1.png", str(photos / "1.png"), Image.open(photos / "1.png"), np.array(upright),

@@ -36,7 +36,7 @@ from transformers.utils import logging
 from ..decoding import read_upright_size
 from ..findings import Findings
 from ..numbers import read_box, read_whole, shown
-from ..rows import arrow_table, detection_features
+from ..rows import arrow_objects, detection_features
 from .columns import NumberColumn
 from .shared_rows import share_rows
 from .splits import choose_split
@@ -190,7 +190,7 @@ def _features_of_objects(dataset: Dataset) -> dict:
 def _flat_objects(dataset: Dataset) -> tuple[np.ndarray, dict[str, pa.Array]]:
     """Objects per row `[rows]`, and each field of all objects, end to end."""
     fields = list(_features_of_objects(dataset))
-    objects = arrow_table(dataset.select_columns(["objects"]))["objects"].combine_chunks()
+    objects = arrow_objects(dataset)
     if not pa.types.is_struct(objects.type):
         flat = pc.list_flatten(objects)
         return _lengths(objects), {name: pc.struct_field(flat, name) for name in fields}
