@@ -3,6 +3,7 @@
 import math
 from pathlib import Path
 
+from ..runs.checkpoint import find_file
 from ..runs.history import read_mapping
 from ..runs.names import FIGURES_JSON
 
@@ -16,10 +17,11 @@ def readable_threshold(score: float | None) -> float:
     return max(math.ceil(score * 1000) - 1, 0) / 1000
 
 
-def read_threshold(folder: str | Path) -> float:
-    """Return the threshold that a run has written into its `figures.json`; without one, 0.5."""
+def read_threshold(checkpoint: str | Path) -> float:
+    """Return the threshold in the `figures.json` of a checkpoint, folder or Hub id; without one, 0.5."""
+    figures = find_file(checkpoint, FIGURES_JSON)
     try:
-        threshold = read_mapping(Path(folder) / FIGURES_JSON).get("threshold")
+        threshold = read_mapping(figures).get("threshold") if figures else None
     except (OSError, ValueError):
         return DEFAULT_THRESHOLD
     if isinstance(threshold, (int, float)) and 0 <= threshold <= 1:

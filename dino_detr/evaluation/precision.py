@@ -4,8 +4,8 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import torch
-from transformers.utils.hub import cached_file
 
+from ..runs.checkpoint import find_file
 from ..runs.history import read_mapping
 from ..runs.names import RECIPE_YAML
 
@@ -28,15 +28,10 @@ def evaluation_precision(checkpoint: str | Path) -> tuple[str, Path | None]:
 
 def _find_recipe(checkpoint: str | Path) -> Path | None:
     """Look into the folder itself and, of `checkpoint-<step>` and `checkpoint-<step>/ema`, that of the run."""
-    if not Path(checkpoint).is_dir():
-        try:
-            return Path(str(cached_file(str(checkpoint), RECIPE_YAML)))
-        except OSError:  # the repository has none, or cannot be reached
-            return None
     folder = Path(checkpoint).resolve()
     inner = [parent for parent in (folder, folder.parent) if parent.name.startswith("checkpoint-")]
-    folders = [Path(checkpoint), *(parent.parent for parent in inner)]
-    return next((folder / RECIPE_YAML for folder in folders if (folder / RECIPE_YAML).is_file()), None)
+    runs = [parent.parent for parent in inner] if folder.is_dir() else []
+    return next(filter(None, (find_file(each, RECIPE_YAML) for each in (checkpoint, *runs))), None)
 
 
 def autocast_as_trained(checkpoint: str | Path, device: torch.device) -> tuple[AbstractContextManager, str | None]:

@@ -1,4 +1,4 @@
-"""An export folder, run by its runtime and called as the detector that it was made from."""
+"""An export, run by its runtime and called as the detector that it was made from."""
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..modeling_dino_detr import DinoDetrObjectDetectionOutput
+from ..runs.checkpoint import find_file
 from ..runs.history import read_mapping
 
 MANIFEST, FACTS = "export.json", "verification.json"  # of transformers; of this package
@@ -16,9 +17,9 @@ FORMATS = {"torch": [], "onnx": ["onnx", "onnxscript", "onnxruntime"], "openvino
 SMALLEST = 128  # pixels of an image's side: with less, the coarsest maps have a single cell, for which graphs are not
 
 
-def is_export(folder: str | Path) -> bool:
-    """Tell whether a folder is an export rather than a checkpoint."""
-    return (Path(folder) / MANIFEST).is_file() and (Path(folder) / FACTS).is_file()
+def is_export(source: str | Path) -> bool:
+    """Tell whether a folder or Hub id is an export rather than a checkpoint."""
+    return find_file(source, MANIFEST) is not None and find_file(source, FACTS) is not None
 
 
 class ExportedDetector(nn.Module):
@@ -26,33 +27,40 @@ class ExportedDetector(nn.Module):
     An exported detector.
 
     Args:
-        folder: as `dino-detr export` writes it.
+        source: folder as `dino-detr export` writes it, or the Hub id that one was pushed to.
         device: `cpu`, or what else the runtime knows; None: the CPU.
 
     Raises:
         FileNotFoundError: if it is no export.
         ImportError: if its runtime is not installed.
-        ValueError: if the runtime has no such device, or cannot read the graph.
+        ValueError: if the runtime has no such device, or cannot read the graph; if it is a `torch` export on the Hub.
     """
 
-    def __init__(self, folder: str | Path, device: str | None = None):
+    def __init__(self, source: str | Path, device: str | None = None):
         super().__init__()
-        if not is_export(folder):
-            raise FileNotFoundError(f"{folder} is no export folder: it has no {MANIFEST} and {FACTS}")
-        self.facts = read_mapping(Path(folder) / FACTS)
+        facts = find_file(source, FACTS)
+        if facts is None or not is_export(source):
+            raise FileNotFoundError(f"{source} is no export: it has no {MANIFEST} and {FACTS}")
+        self.facts = read_mapping(facts)
         check_runtime(self.facts["format"])
+        here = Path(source).is_dir()
+        if self.facts["format"] == "torch" and not here:
+            raise ValueError(
+                f"{source}: a torch export is a pickle, which may run anything when it is loaded. If you trust it: "
+                f"hf download {source} --local-dir FOLDER, and give the folder"
+            )
         from transformers.exporters.base import ExportedModel
 
         try:
-            # a folder on this machine, whose `.pt2` is a pickle: the user says by name what is run
+            # of a folder on this machine the user says by name what is run: its `.pt2` is a pickle
             self.exported = ExportedModel.from_pretrained(
-                str(folder),
+                str(source),
                 device=device or "cpu",
-                trust_remote_code=True,
+                trust_remote_code=here,
                 **runner_options(self.facts["format"], self.facts["quantize"]),
             )
         except RuntimeError as error:  # OpenVINO's, of a file that is cut off, say
-            raise ValueError(f"{folder}: the runtime cannot load it: {str(error).strip().splitlines()[-1]}") from error
+            raise ValueError(f"{source}: the runtime cannot load it: {str(error).strip().splitlines()[-1]}") from error
         self.config: Any = self.exported.config
         self.image_size = self.facts["image_size"]
 

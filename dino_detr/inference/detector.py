@@ -39,7 +39,7 @@ class Detector:
     ```
 
     Args:
-        source: checkpoint folder, Hub id, or a folder that `dino-detr export` wrote.
+        source: folder or Hub id of a checkpoint or of what `dino-detr export` wrote.
         device: `cpu`, `cuda`, `cuda:1`, `mps`; None: a GPU if there is one.
 
     Attributes:

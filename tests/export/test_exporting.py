@@ -113,6 +113,12 @@ def test_an_export_of_one_size(format, checkpoint, images, tmp_path, capsys, hub
     card = ModelCard(pushed["README.md"].decode())
     assert card.data.license == "mit" and f'snapshot_download("{REPOSITORY}")' in card.text
     assert "9 images in 4 batches: 100.0% of the best" in card.text and "| precision | float32 |" in card.text
+    if format == "torch":
+        with pytest.raises(ValueError, match=f"a torch export is a pickle.*hf download {REPOSITORY} --local-dir"):
+            Detector(REPOSITORY)
+    else:
+        (there,) = Detector(REPOSITORY)([image], threshold=0.0)
+        assert torch.equal(there["scores"], theirs["scores"]) and torch.equal(there["boxes"], theirs["boxes"])
 
     found = run_as_the_card_says(folder, image)
     best = found["scores"].argmax()

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers.fake_hub import REPOSITORY, Repository
 from helpers.launching import ENVIRONMENT, served
 from PIL import Image, ImageOps
 from torchvision.transforms.v2.functional import pil_to_tensor
@@ -106,7 +107,7 @@ def test_thresholds_of_classes(detector, photos):
             detector(photos / "0.png", threshold=wrong)
 
 
-def test_a_runs_own_threshold_and_precision_are_taken(checkpoint, photos, tmp_path):
+def test_a_runs_own_threshold_and_precision_are_taken(checkpoint, photos, tmp_path, hub):
     (tmp_path / "run").mkdir()
     for file in checkpoint.iterdir():
         (tmp_path / "run" / file.name).symlink_to(file)
@@ -118,6 +119,12 @@ def test_a_runs_own_threshold_and_precision_are_taken(checkpoint, photos, tmp_pa
     assert not torch.equal(exact[0].scores, coarse[0].scores)
     assert exact[0].scores[0].item() == pytest.approx(coarse[0].scores[0].item(), abs=0.05)
     assert not torch.is_autocast_enabled("cpu")
+
+    files = {file.name: file.read_bytes() for file in (tmp_path / "run").iterdir() if file.is_file()}
+    hub.repositories[REPOSITORY] = Repository(private=False)
+    hub.repositories[REPOSITORY].commit("a run", files)
+    from_hub = Detector(REPOSITORY, "cpu")
+    assert from_hub.threshold == 0.25 and torch.equal(from_hub(photos / "0.png", 0)[0].scores, coarse[0].scores)
 
 
 @pytest.mark.parametrize(
