@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from transformers.utils.versions import require_version
 
 from ..modeling_dino_detr import DinoDetrObjectDetectionOutput
 from ..runs.checkpoint import find_file
@@ -14,6 +15,7 @@ from ..runs.history import read_mapping
 
 MANIFEST, FACTS = "export.json", "verification.json"  # of transformers; of this package
 FORMATS = {"torch": [], "onnx": ["onnx", "onnxscript", "onnxruntime"], "openvino": ["openvino"]}  # what each needs
+TRANSFORMERS = "transformers>=5.23"  # has `ExportedModel`
 SMALLEST = 128  # pixels of an image's side: with less, the coarsest maps have a single cell, for which graphs are not
 
 
@@ -133,8 +135,7 @@ def check_runtime(format: str, more: list[str] | None = None) -> None:
     Raises:
         ImportError: naming what to install.
     """
-    if find_spec("transformers.exporters") is None:
-        raise ImportError("exports need transformers 5.23 or later: pip install --upgrade transformers")
+    require_version(TRANSFORMERS, "Exports need it: pip install --upgrade transformers")
     missing = [package for package in FORMATS[format] + (more or []) if find_spec(package) is None]
     if missing:
         raise ImportError(f"{format} needs {', '.join(missing)}: pip install 'dino-detr[export]'")

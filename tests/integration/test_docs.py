@@ -70,6 +70,7 @@ def commands() -> list[tuple[str, str]]:
 
 
 COMMANDS = commands()
+SLOW = ("dino-detr export",)  # a minute and more
 
 
 @pytest.fixture(scope="module")
@@ -143,7 +144,7 @@ def try_command(words: list[str], monkeypatch) -> None:
             output = arguments[arguments.index("--output") + 1]
             shutil.rmtree(output, ignore_errors=True)  # what lies there for the commands after it
             cli.main(words[1:])
-        case ["dino-detr", "benchmark" | "replay" | "export" | "demo", *_]:  # tests of their own run these
+        case ["dino-detr", "benchmark" | "replay" | "demo", *_]:  # tests of their own run these
             cli.build_parser().parse_args(words[1:])
         case ["dino-detr", *arguments]:
             cli.main(arguments)
@@ -162,7 +163,13 @@ def run_script(script: str, arguments: list[str], monkeypatch) -> None:
     runpy.run_path(script, run_name="__main__")
 
 
-@pytest.mark.parametrize(("document", "command"), COMMANDS, ids=[": ".join(pair)[:100] for pair in COMMANDS])
+@pytest.mark.parametrize(
+    ("document", "command"),
+    [
+        pytest.param(*pair, id=": ".join(pair)[:100], marks=[pytest.mark.slow] * pair[1].startswith(SLOW))
+        for pair in COMMANDS
+    ],
+)
 def test_commands(document, command, home, hub, monkeypatch):
     monkeypatch.setattr(fake_hub, "NAMESPACE", "you")
     for name in ("write_report", "draw_sample_detections"):  # half of a small run's time; test_training.py sees them
