@@ -73,9 +73,10 @@ def recipe(data) -> Path:
 
 
 @pytest.fixture
-def hub(monkeypatch):
-    """A Hub on this machine, with a token that may write there."""
+def hub(monkeypatch, tmp_path_factory):
+    """A Hub on this machine, with a token that may write there, and nothing of it downloaded yet."""
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path_factory.mktemp("downloaded")))
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     monkeypatch.setattr(uploads, "RETRY_AFTER", ())
     with FakeHub() as hub:

@@ -16,6 +16,7 @@ def find_file(checkpoint: str | Path, name: str) -> Path | None:
         file = Path(checkpoint) / name
         return file if file.is_file() else None
     try:
-        return Path(str(cached_file(str(checkpoint), name)))
+        file = cached_file(str(checkpoint), name)
     except OSError:
         return None
+    return None if file is None else Path(file)
