@@ -65,6 +65,7 @@ class Case:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--image_size", type=int, nargs=2, default=[640, 640], metavar=("H", "W"))
+    parser.add_argument("--precisions", nargs="+", default=["fp32", "bf16"], choices=["fp32", "bf16"])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--processes", type=int, default=5)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -78,7 +79,7 @@ def main() -> None:
 
     gpu = torch.cuda.is_available()
     for queries in ("encoder", "1096"):
-        for precision in ("fp32", "bf16"):
+        for precision in options.precisions:
             ways = {way: (way, queries, precision) for way in (THEIRS, "plain", "triton" if gpu else "gather")}
             times, servers = take_turns(ways, ["forward", "both"], options.rounds, options.processes)
             for server in servers.values():

@@ -33,12 +33,14 @@ OURS = {
     "ours, torch": ("torch", None),
     "ours, onnx": ("onnx", None),
     "ours, onnx, int8": ("onnx", "int8"),
+    "ours, TensorRT": ("onnx", None),
     "ours, openvino": ("openvino", None),
     "ours, openvino, bf16": ("openvino", "bf16"),
     "ours, openvino, int8": ("openvino", "int8"),
 }
 SAMPLING = {"torch": "plain", "onnx": "gather", "openvino": "plain"}
 THEIR_FORMATS = {"onnx": "Onnx", "openvino": "OpenVINO"}
+OF_A_GPU = "ours, TensorRT"  # of the same graph as "ours, onnx"
 WAYS = [*OURS, f"{THEIRS}, eager", *(f"{THEIRS}, {format}" for format in THEIR_FORMATS)]
 
 
@@ -52,7 +54,7 @@ def inputs_of(options: argparse.Namespace) -> dict[str, torch.Tensor]:
 
 
 def folder_of(way: str, options: argparse.Namespace) -> Path:
-    name = way.replace(", bf16", "") if "openvino" in way else way  # the same file
+    name = way.replace(", bf16", "") if "openvino" in way else way.replace("TensorRT", "onnx")  # the same file
     return Path(options.folder) / re.sub(r"\W+", "_", name)
 
 
@@ -81,20 +83,26 @@ def serve_way(way: str, options: argparse.Namespace) -> None:
     torch.set_num_threads(options.threads)
     inputs = inputs_of(options)
     if way.endswith(("eager", "autocast")):
-        model = build_model(THEIRS if way.startswith(THEIRS) else "ours", options.backbone).eval()
-        context = torch.autocast("cpu", torch.bfloat16, enabled=way.endswith("autocast"))
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        inputs = {name: tensor.to(device) for name, tensor in inputs.items()}
+        model = build_model(THEIRS if way.startswith(THEIRS) else "ours", options.backbone).eval().to(device)
+        context = torch.autocast(device, torch.bfloat16, enabled=way.endswith("autocast"))
     else:
         folder = folder_of(way, options)
         more = {}
         if "openvino" in way:
             more = runner_options(*OURS.get(way, ("openvino", None)))
             more["config"]["INFERENCE_NUM_THREADS"] = options.threads
+        elif way == OF_A_GPU:
+            more = {"providers": ["TensorrtExecutionProvider", "CUDAExecutionProvider"]}
         elif "onnx" in way:
             import onnxruntime
 
             more = {"session_options": onnxruntime.SessionOptions()}
             more["session_options"].intra_op_num_threads = options.threads
-        model = exporters.ExportedModel.from_pretrained(str(folder), device="cpu", trust_remote_code=True, **more)
+        model = exporters.ExportedModel.from_pretrained(
+            str(folder), device="cuda" if way == OF_A_GPU else "cpu", trust_remote_code=True, **more
+        )
         context = torch.no_grad()
 
     @torch.no_grad()
@@ -107,7 +115,7 @@ def serve_way(way: str, options: argparse.Namespace) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--ways", nargs="+", default=WAYS, choices=WAYS)
+    parser.add_argument("--ways", nargs="+", default=[w for w in WAYS if w != OF_A_GPU], choices=WAYS)
     parser.add_argument("--backbone", default="vit-s")
     parser.add_argument("--image_size", type=int, nargs=2, default=[640, 640], metavar=("H", "W"))
     parser.add_argument("--sampling", choices=["plain", "gather"], help="of our exports (default: each format's)")

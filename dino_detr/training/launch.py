@@ -17,9 +17,11 @@ def settle_launch(model: nn.Module, options: DinoDetrTrainingArguments, accelera
     Have the model sharded and compiled layer by layer, if that was asked for.
 
     Raises:
-        ValueError: if FSDP would be another version's, or on a CPU.
+        ValueError: if FSDP would be another version's, on a CPU, or beside Muon.
     """
     if accelerator.is_fsdp2:
+        if options.muon:
+            raise ValueError("muon needs whole matrices, which FSDP cuts into shards: leave one of them out")
         prepare_sharding(model, accelerator)
     elif getattr(accelerator.state, "fsdp_plugin", None) is not None or os.environ.get("ACCELERATE_USE_FSDP") == "true":
         raise ValueError(

@@ -7,6 +7,7 @@ from torch import nn
 
 from ..backbone_structure import parameter_depths
 from .memory import keep_freed_memory
+from .muon import MuonAndAdamW, muon_matrices
 
 
 def build_optimizer(
@@ -17,7 +18,8 @@ def build_optimizer(
     backbone_layer_decay: float = 1.0,
     betas: tuple[float, float] = (0.9, 0.999),
     eps: float = 1e-8,
-) -> torch.optim.AdamW:
+    muon: bool = False,
+) -> torch.optim.Optimizer:
     """
     Build AdamW over the trainable parameters, grouped as the reference groups them.
 
@@ -33,29 +35,36 @@ def build_optimizer(
         backbone_layer_decay: 0..1; block (or stage) `i` of the backbone's `n`, counted from 1, learns slower by a
             further `backbone_layer_decay ** (n + 1 - i)`, the embeddings as block 0 (ViTDet, arXiv 2203.16527,
             appendix; detectron2's `get_vit_lr_decay_rate`).
+        betas, eps: AdamW's.
+        muon: let `torch.optim.Muon` train the matrices (see `muon_matrices`) and AdamW the rest. Its updates are scaled
+            to AdamW's, so that rates and decay mean the same (arXiv 2502.16982, section 2.2).
     """
     if next(model.parameters()).device.type == "cpu":
         keep_freed_memory()
     detector: Any = getattr(model, "model", model)
     depth_factors = _depth_factors(detector.backbone.model, backbone_layer_decay) if backbone_layer_decay != 1 else {}
     norms_are_decayed = getattr(getattr(detector, "config", None), "decay_norms", False)
-    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    matrices = muon_matrices(model) if muon else set()
+    groups: dict[tuple[bool, float, bool], list[nn.Parameter]] = {}
     for module_name, module in model.named_modules():
         slow = bool({"backbone", "pyramid"} & set(module_name.split("."))) and ".lora_" not in module_name
         decayed = norms_are_decayed or not _is_exempt(module)
         for parameter in module.parameters(recurse=False):
             if parameter.requires_grad:
                 factor = (backbone_lr_factor if slow else 1.0) * depth_factors.get(parameter, 1.0)
-                groups.setdefault((factor, decayed), []).append(parameter)
-    return torch.optim.AdamW(
-        [
+                groups.setdefault((parameter in matrices, factor, decayed), []).append(parameter)
+
+    def groups_of(of_muon: bool) -> list[dict[str, Any]]:
+        return [
             {"params": parameters, "lr": learning_rate * factor, "weight_decay": weight_decay if decayed else 0.0}
-            for (factor, decayed), parameters in groups.items()
-        ],
-        betas=betas,
-        eps=eps,
-        fused=True,
-    )
+            for (is_matrix, factor, decayed), parameters in groups.items()
+            if is_matrix == of_muon
+        ]
+
+    adamw = torch.optim.AdamW(groups_of(False), betas=betas, eps=eps, fused=True)
+    if not matrices:
+        return adamw
+    return MuonAndAdamW(torch.optim.Muon(groups_of(True), adjust_lr_fn="match_rms_adamw"), adamw)
 
 
 def build_step_schedule(

@@ -109,6 +109,13 @@ class DinoDetrTrainingArguments(TrainingArguments):
             "(0.7 suits ViT-B, 0.8 ViT-L)."
         },
     )
+    muon: bool = field(
+        default=False,
+        metadata={
+            "help": "Let Muon train the matrices of the layers, and AdamW the rest. Learns a detector from random "
+            "weights in half the steps."
+        },
+    )
     lora_rank: int | None = field(
         default=None,
         metadata={

@@ -93,7 +93,6 @@ class DetectionTrainer(Trainer):
 
     def get_train_dataloader(self) -> torch.utils.data.DataLoader:
         loader = super().get_train_dataloader()
-        # (samples bring their own seeds)
         getattr(loader, "base_dataloader", loader).worker_init_fn = self.preemption.worker_init_fn
         return loader
 
@@ -107,6 +106,7 @@ class DetectionTrainer(Trainer):
                 self.args.backbone_layer_decay or 1.0,
                 betas=(self.args.adam_beta1, self.args.adam_beta2),
                 eps=self.args.adam_epsilon,
+                muon=self.args.muon,
             )
         return self.optimizer
 

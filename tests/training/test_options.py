@@ -38,6 +38,7 @@ FLIPS = {
     "max_image_size": ["90"],
     "model": ["CHECKPOINT"],
     "model_config": ['{"decoder_layers": 1}'],
+    "muon": ["true"],
     "num_denoising": ["5"],
     "num_queries": ["7"],
     "overfit_images": ["3"],

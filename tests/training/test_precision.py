@@ -164,9 +164,11 @@ def test_early_stopping(recipe, tmp_path, never_better):
             options(tmp_path / "bad", *bad)
 
 
-def test_accumulation_averages_and_resume(recipe, tmp_path):
+@pytest.mark.parametrize("muon", ["false", "true"])
+def test_accumulation_averages_and_resume(muon, recipe, tmp_path):
     """bf16, two accumulated batches, a moving average: resumed after step 2, the rest is the unbroken run's."""
     options = [recipe, "--bf16", "--gradient_accumulation_steps", "2", "--ema_decay", "0.9", "--gradient_checkpointing"]
+    options += ["--muon", muon]
     whole, resumed = tmp_path / "whole", tmp_path / "resumed"
     train(prepare(parse_options([str(part) for part in [*options, "--output_dir", whole]])))
     shutil.copytree(whole, resumed)

@@ -80,6 +80,7 @@ class Preemption(TrainerCallback):
 
     @property
     def worker_init_fn(self) -> Callable[[int], None]:
+        """What a data worker begins with, instead of transformers' seeding: samples bring their own seeds."""
         return partial(outlive_signals, self._heeded)
 
     @property
