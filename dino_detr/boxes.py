@@ -22,14 +22,24 @@ def inverse_sigmoid(x: Tensor, eps: float = 1e-3) -> Tensor:
     return torch.log(x.clamp(min=eps) / (1 - x).clamp(min=eps))
 
 
+def iou(a: Tensor, b: Tensor) -> Tensor:
+    """Return the IoU of xyxy boxes, broadcast over the leading dimensions; 0..1. The union gets 1e-6 added."""
+    overlap, union = _overlap_and_union(a, b)
+    return overlap / (union + 1e-6)
+
+
 def generalized_iou(a: Tensor, b: Tensor) -> Tensor:
     """
     Generalized IoU (arXiv 1902.09630) of xyxy boxes, broadcast over the leading dimensions; -1..1.
 
     Union and enclosing area get 1e-6 added, as in the reference.
     """
-    overlap = (torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])).clamp(min=0).prod(-1)
-    area_a, area_b = (a[..., 2:] - a[..., :2]).prod(-1), (b[..., 2:] - b[..., :2]).prod(-1)
-    union = area_a + area_b - overlap
+    overlap, union = _overlap_and_union(a, b)
     hull = (torch.maximum(a[..., 2:], b[..., 2:]) - torch.minimum(a[..., :2], b[..., :2])).clamp(min=0).prod(-1)
     return overlap / (union + 1e-6) - (hull - union) / (hull + 1e-6)
+
+
+def _overlap_and_union(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    overlap = (torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])).clamp(min=0).prod(-1)
+    area_a, area_b = (a[..., 2:] - a[..., :2]).prod(-1), (b[..., 2:] - b[..., :2]).prod(-1)
+    return overlap, area_a + area_b - overlap

@@ -93,6 +93,9 @@ class DinoDetrConfig(PreTrainedConfig):
             Weights of the loss terms.
         focal_alpha, focal_gamma (`float`, defaults to 0.25, 2):
             Parameters of the focal loss and matching cost.
+        class_loss (`str`, defaults to `"focal"`):
+            Classification loss: `"focal"`, the reference's, or `"iou_aware"`, Align-DETR's, for which scores come to
+            say how well boxes fit.
         class_weights (`list[float]`, *optional*):
             Weight of each class in the classification loss, in class order. Defaults to 1 each.
         share_decoder_heads (`bool`, defaults to `False`):
@@ -149,6 +152,7 @@ class DinoDetrConfig(PreTrainedConfig):
     giou_loss_coefficient: float | int = 2.0
     focal_alpha: float | int = 0.25
     focal_gamma: float | int = 2.0
+    class_loss: str = "focal"
     class_weights: list[float | int] | None = None
     share_decoder_heads: bool = False
     num_unused_classes: int = 0
@@ -218,6 +222,8 @@ class DinoDetrConfig(PreTrainedConfig):
             raise ValueError(f"the keys of id2label must be 0..K-1, not {sorted(self.id2label)}")
         if self.category_ids is not None and len(self.category_ids) != self.num_labels:
             raise ValueError(f"category_ids names {len(self.category_ids)} categories, id2label {self.num_labels}")
+        if self.class_loss not in ("focal", "iou_aware"):
+            raise ValueError(f"class_loss must be focal or iou_aware, not {self.class_loss!r}")
         weights = self.class_weights or []
         if self.class_weights is not None and (len(weights) != self.num_labels or min(weights, default=0) <= 0):
             raise ValueError(f"class_weights must be {self.num_labels} numbers above 0, not {weights}")

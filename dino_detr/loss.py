@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .boxes import cxcywh_to_xyxy, generalized_iou
+from .boxes import cxcywh_to_xyxy, generalized_iou, iou
 from .configuration_dino_detr import DinoDetrConfig
 from .denoising import DenoisingQueries
 from .matching import Assignment, assign
@@ -17,7 +17,7 @@ def detection_losses(
     logits: Tensor, boxes: Tensor, targets: Targets, matched: Assignment, config: DinoDetrConfig, num_boxes: Tensor
 ) -> dict[str, Tensor]:
     """
-    Return the loss terms of `L` layers for an assignment, unweighted (Deformable DETR; focal loss: arXiv 1708.02002).
+    Return the loss terms of `L` layers for an assignment, unweighted (Deformable DETR).
 
     Args:
         logits: float32 `[L, B, Q, K]`.
@@ -29,22 +29,51 @@ def detection_losses(
     """
     layer = torch.arange(len(logits), device=logits.device)[:, None]
     predicted, true = boxes[layer, matched.image, matched.query], targets.boxes[matched.target]  # [L, M, 4]
-    expected = torch.zeros_like(logits)
-    expected[layer, matched.image, matched.query, targets.labels[matched.target]] = 1.0
+    true_class = layer, matched.image, matched.query, targets.labels[matched.target]
+    predicted_corners, true_corners = cxcywh_to_xyxy(predicted), cxcywh_to_xyxy(true)
+    if config.class_loss == "focal":
+        of_classes = focal_loss(logits, true_class, config)
+    else:
+        of_classes = iou_aware_loss(logits, true_class, iou(predicted_corners, true_corners), config)
+    if config.class_weights is not None:
+        of_classes = of_classes * of_classes.new_tensor(config.class_weights)
+    giou = generalized_iou(predicted_corners, true_corners)
+    return {
+        "loss_class": of_classes.sum((1, 2, 3)) / num_boxes,
+        "loss_bbox": (predicted - true).abs().sum((1, 2)) / num_boxes,
+        "loss_giou": (1 - giou).sum(1) / num_boxes,
+    }
 
+
+def focal_loss(logits: Tensor, true_class: tuple[Tensor, ...], config: DinoDetrConfig) -> Tensor:
+    """Return the focal loss (arXiv 1708.02002) of each logit; `true_class` indexes those whose class is there."""
+    expected = torch.zeros_like(logits)
+    expected[true_class] = 1.0
     probability = logits.sigmoid()
     cross_entropy = F.binary_cross_entropy_with_logits(logits, expected, reduction="none")
     miss = probability * (1 - expected) + (1 - probability) * expected
     alpha = config.focal_alpha * expected + (1 - config.focal_alpha) * (1 - expected)
-    focal = alpha * miss**config.focal_gamma * cross_entropy
-    if config.class_weights is not None:
-        focal = focal * focal.new_tensor(config.class_weights)
-    giou = generalized_iou(cxcywh_to_xyxy(predicted), cxcywh_to_xyxy(true))
-    return {
-        "loss_class": focal.sum((1, 2, 3)) / num_boxes,
-        "loss_bbox": (predicted - true).abs().sum((1, 2)) / num_boxes,
-        "loss_giou": (1 - giou).sum(1) / num_boxes,
-    }
+    return alpha * miss**config.focal_gamma * cross_entropy
+
+
+def iou_aware_loss(logits: Tensor, true_class: tuple[Tensor, ...], iou: Tensor, config: DinoDetrConfig) -> Tensor:
+    """
+    Return Align-DETR's loss (arXiv 2304.07527) of each logit.
+
+    The score of a class that is there is to be `score ** alpha * iou ** (1 - alpha)`, at least 0.01: scores come to say
+    how well boxes fit. That of one which is not is weighed as in the focal loss.
+
+    Args:
+        iou: of the predicted boxes, in the order of `true_class`.
+    """
+    probability = logits.sigmoid()
+    quality = probability[true_class].detach() ** config.focal_alpha * iou.detach() ** (1 - config.focal_alpha)
+    expected = torch.zeros_like(logits)
+    expected[true_class] = quality.clamp(min=0.01)
+    present = torch.zeros_like(logits)
+    present[true_class] = 1.0
+    cross_entropy = F.binary_cross_entropy_with_logits(logits, expected, reduction="none")
+    return (present + (1 - present) * probability**config.focal_gamma) * cross_entropy
 
 
 def denoising_assignment(queries: DenoisingQueries, targets: Targets, num_layers: int) -> Assignment:

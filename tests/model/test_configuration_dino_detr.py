@@ -83,6 +83,7 @@ FLIPPED = {
     "bbox_cost": 500.0,
     "giou_cost": 200.0,
     "class_loss_coefficient": 3.0,
+    "class_loss": "iou_aware",
     "class_weights": [1.0, 5.0, 0.5],
     "bbox_loss_coefficient": 3.0,
     "giou_loss_coefficient": 3.0,

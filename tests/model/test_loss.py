@@ -11,7 +11,7 @@ from helpers.tiny import (
     tiny_detector,
 )
 from scipy.optimize import linear_sum_assignment
-from torchvision.ops import box_convert, generalized_box_iou, sigmoid_focal_loss
+from torchvision.ops import box_convert, box_iou, generalized_box_iou, sigmoid_focal_loss
 
 from dino_detr.denoising import DenoisingQueries
 from dino_detr.loss import count_boxes, denoising_assignment
@@ -109,12 +109,29 @@ def plain_matching(logits, boxes, label, config):
     return linear_sum_assignment(cost)
 
 
-@pytest.mark.parametrize("class_weights", [None, [1.0, 0.5, 4.0]])
-def test_matching_and_losses_are_those_of_each_layer_and_image_alone(class_weights):
+def plain_iou_aware_loss(logits, classes, queries, overlap, alpha, gamma):
+    """Of one image, in words of Align-DETR's equations, entry by entry."""
+    total = torch.zeros(logits.shape)
+    for query in range(logits.shape[0]):
+        for label in range(logits.shape[1]):
+            p = torch.sigmoid(logits[query, label]).double()
+            positions = [i for i, (q, c) in enumerate(zip(queries, classes)) if (q, c) == (query, label)]
+            if positions:
+                t = max((p**alpha * overlap[positions[0]].double() ** (1 - alpha)).item(), 0.01)
+                total[query, label] = -t * p.log() - (1 - t) * (1 - p).log()
+            else:
+                total[query, label] = -(p**gamma) * (1 - p).log()
+    return total.sum(0)
+
+
+@pytest.mark.parametrize(
+    ("class_loss", "class_weights"), [("focal", None), ("focal", [1.0, 0.5, 4.0]), ("iou_aware", [1.0, 0.5, 4.0])]
+)
+def test_matching_and_losses_are_those_of_each_layer_and_image_alone(class_loss, class_weights):
     """Images without boxes and with more boxes than queries included."""
     images, labels = random_images(3, 3, 64, 64), random_labels(4, 0, 25)
     costs = {"class_cost": 1.5, "bbox_cost": 4, "giou_cost": 3, "focal_alpha": 0.4, "focal_gamma": 1.5}
-    model = tiny_detector(**costs, class_weights=class_weights)
+    model = tiny_detector(**costs, class_loss=class_loss, class_weights=class_weights)
     outputs = model(images, labels=labels)
     targets = Targets.from_labels(labels, 3, torch.device("cpu"))
     assigned = assign(outputs.auxiliary_logits, outputs.auxiliary_boxes, targets, model.config)
@@ -129,14 +146,17 @@ def test_matching_and_losses_are_those_of_each_layer_and_image_alone(class_weigh
             assert set(pairs) == set(zip(queries.tolist(), matched.tolist()))
             offset += len(label["boxes"])
 
-            expected = torch.zeros_like(logits)
-            expected[queries, label["class_labels"][matched]] = 1
-            of_classes = sigmoid_focal_loss(logits, expected, alpha=0.4, gamma=1.5).sum(0)
+            classes = label["class_labels"][matched]
+            pairs = [box_convert(b, "cxcywh", "xyxy") for b in (boxes[queries], label["boxes"][matched])]
+            if class_loss == "focal":
+                expected = torch.zeros_like(logits)
+                expected[queries, classes] = 1
+                of_classes = sigmoid_focal_loss(logits, expected, alpha=0.4, gamma=1.5).sum(0)
+            else:
+                overlap = box_iou(*pairs).diagonal()
+                of_classes = plain_iou_aware_loss(logits, classes.tolist(), queries.tolist(), overlap, 0.4, 1.5)
             losses["loss_class"] += (of_classes * torch.tensor(class_weights or [1.0] * 3)).sum()
             losses["loss_bbox"] += (boxes[queries] - label["boxes"][matched]).abs().sum()
-            overlap = generalized_box_iou(
-                *(box_convert(b, "cxcywh", "xyxy") for b in (boxes[queries], label["boxes"][matched]))
-            )
-            losses["loss_giou"] += (1 - overlap.diagonal()).sum()
+            losses["loss_giou"] += (1 - generalized_box_iou(*pairs).diagonal()).sum()
         for term, value in losses.items():
             torch.testing.assert_close(outputs.loss_dict[term + suffix], value / 29, atol=1e-4, rtol=1e-4)
