@@ -125,6 +125,7 @@ def evaluate_checkpoint(options: argparse.Namespace) -> Evaluation:
         raise ValueError("--predictions is of one data set, whose ids it has: give one --dataset")
     rows = checked_rows(options.dataset, options.split)
     detector = Detector(options.source, options.device)
+    ids = set(category_ids(rows))
     rows = rows_for(detector, options, rows)
     if detector.precision_note is not None:
         print(detector.precision_note, file=sys.stderr)
@@ -133,7 +134,8 @@ def evaluate_checkpoint(options: argparse.Namespace) -> Evaluation:
         scorer=options.scorer, context=detector.autocast, **post_processing(options),
     )  # fmt: skip
     if options.predictions:
-        write_json(options.predictions, to_coco_results(evaluation.detections, category_ids(rows)))
+        results = to_coco_results(evaluation.detections, category_ids(rows))
+        write_json(options.predictions, [each for each in results if each["category_id"] in ids])
     return evaluation
 
 

@@ -104,16 +104,12 @@ def source_indices(rows: Dataset) -> np.ndarray:
 
 def describe_join(parts: Mapping[str, Dataset]) -> str:
     """Return a sentence: what was joined, and how many classes the sources share."""
-    each = [
-        f"{name} ({len(part):,} images, {_count_classes(len(class_names(part)))})" for name, part in parts.items()
-    ]
+    each = [f"{name} ({len(part):,} images, {_count_classes(len(class_names(part)))})" for name, part in parts.items()]
     holders = _holders(parts)
     shared = sum(len(sources) > 1 for sources in holders.values())
     together = f"{shared} of them in several sources" if shared else "no source has a class of another"
-    return (
-        f"{len(parts)} sources, their classes joined by name: {', '.join(each)}; {_count_classes(len(holders))} in all, "
-        f"{together}"
-    )
+    in_all = f"{_count_classes(len(holders))} in all, {together}"
+    return f"{len(parts)} sources, their classes joined by name: {', '.join(each)}; {in_all}"
 
 
 def find_pitfalls(parts: Mapping[str, Dataset]) -> list[str]:

@@ -1,4 +1,4 @@
-"""How often an epoch has each image: by its source, and by rare classes in it (LVIS, arXiv 1908.03195, appendix B.1)."""
+"""How often an epoch has each image: by its source, and by rare classes in it (LVIS, arXiv 1908.03195, B.1)."""
 
 from collections.abc import Sequence
 

@@ -331,8 +331,8 @@ def check_run_length(options: Any, steps: int, forgiven: frozenset[str] = frozen
 
 
 BEFORE_TRANSFORMERS = [
-    check_texts, check_limits, check_sizes, check_start, check_datasets, check_model_config, check_backbone_config, check_adapters,
-    check_checkpoints,
+    check_texts, check_limits, check_sizes, check_start, check_datasets, check_model_config, check_backbone_config,
+    check_adapters, check_checkpoints,
 ]  # fmt: skip
 AFTER_TRANSFORMERS = [
     check_metric, check_optimizer, check_scheduler, check_log_levels, check_uploads, check_precision,

@@ -113,7 +113,9 @@ def train(trainer: DetectionTrainer) -> dict[str, Any]:
             seconds = time.perf_counter() - started
         figures = {name: evaluation.figures[name] for name in FIGURES}
         figures |= {"seconds": seconds}
-        figures |= {name: evaluation.figures[name] for name in ("per_class", "per_source") if name in evaluation.figures}
+        figures |= {
+            name: evaluation.figures[name] for name in ("per_class", "per_source") if name in evaluation.figures
+        }
         _leave(trainer, evaluation, figures)
         if trainer.uploads is not None:  # the other processes need not wait
             trainer.uploads.finish()
