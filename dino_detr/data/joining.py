@@ -104,11 +104,14 @@ def source_indices(rows: Dataset) -> np.ndarray:
 
 def describe_join(parts: Mapping[str, Dataset]) -> str:
     """Return a sentence: what was joined, and how many classes the sources share."""
-    each = [f"{name} ({len(part):,} images, {_count_classes(len(class_names(part)))})" for name, part in parts.items()]
+    each = [
+        f"{name} ({_count(len(rows), 'image')}, {_count(len(class_names(rows)), 'class', 'es')})"
+        for name, rows in parts.items()
+    ]
     holders = _holders(parts)
     shared = sum(len(sources) > 1 for sources in holders.values())
     together = f"{shared} of them in several sources" if shared else "no source has a class of another"
-    in_all = f"{_count_classes(len(holders))} in all, {together}"
+    in_all = f"{_count(len(holders), 'class', 'es')} in all, {together}"
     return f"{len(parts)} sources, their classes joined by name: {', '.join(each)}; {in_all}"
 
 
@@ -179,5 +182,5 @@ def _plain(name: str) -> str:
     return plain or name
 
 
-def _count_classes(count: int) -> str:
-    return f"{count:,} class{'' if count == 1 else 'es'}"
+def _count(count: int, thing: str, plural: str = "s") -> str:
+    return f"{count:,} {thing}{'' if count == 1 else plural}"

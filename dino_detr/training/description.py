@@ -100,7 +100,7 @@ def farewell(
         [
             f"Best AP {format_figure(figures['AP'])} (AP50 {format_figure(figures['AP50'])}) on {options.eval_split}, "
             f"at step {step} of {last_step}; all of it is in {options.output_dir}:",
-            *([f"  sources     AP of {', '.join(sources)}; the best was chosen by the AP of all"] if sources else []),
+            *([f"  sources     AP {', '.join(sources)}; the best was chosen by all together"] if sources else []),
             f"  report      {folder / REPORT / REPORT_HTML}",
             f"  pictures    {folder / DETECTIONS_PNG} (scores above {threshold:.3g})",
             f"  curves      {folder / BOX_AP_PNG}",
