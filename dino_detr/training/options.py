@@ -49,7 +49,7 @@ class DinoDetrTrainingArguments(TrainingArguments):
     )
     num_queries: int | None = field(default=None, metadata={"help": "Object queries of a new detector."})
     num_denoising: int | None = field(default=None, metadata={"help": "Denoising budget of a new detector."})
-    dataset: str | list[str] | None = field(
+    dataset: list[str] | None | str = field(  # in the order in which `HfArgumentParser` takes it for a list
         default=None,
         metadata={
             "help": "COCO folder, saved data set, Hub id, or `digits`. Several of them are trained on as one, their "
