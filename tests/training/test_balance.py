@@ -1,6 +1,7 @@
 """Uneven classes: what the options do in a run, and that a rare class is learned by them."""
 
 import pytest
+import torch
 import yaml
 from helpers.launching import RECIPE, lines
 from helpers.squares import write_squares
@@ -43,7 +44,8 @@ def test_a_rare_class_is_learned_with_the_options_and_not_without(tmp_path):
     """
     In the same number of steps, from 600 images of which eight have it; the other class is learned in any case.
 
-    With seeds 0, 1 and 2 its AP50 was 0.25, 0.09 and 0.39 without, 0.83, 0.69 and 0.62 with.
+    Half of the objects to be found are of it, so who cannot tell them apart has an AP50 of 0.5 at most. With seeds 0, 1
+    and 2 it was 0.25, 0.09 and 0.39 without, 0.83, 0.69 and 0.62 with.
     """
     write_squares(tmp_path / "squares", "train", [[0, 1]] * 8 + [[0, 0]] * 592, seed=0)
     write_squares(tmp_path / "squares", "val", [[0, 1]] * 20, seed=1)
@@ -62,5 +64,11 @@ def test_a_rare_class_is_learned_with_the_options_and_not_without(tmp_path):
         assert per_class["common"]["AP50"] > 0.9
         return per_class["rare"]["AP50"]
 
-    assert ap50("without") < 0.45
-    assert ap50("with", "--repeat_factor", "1", "--class_weights", '{"rare": 5}') > 0.6
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # sums keep their order, and the figures above
+    try:
+        without = ap50("without")
+        with_them = ap50("with", "--repeat_factor", "1", "--class_weights", '{"rare": 5}')
+    finally:
+        torch.set_num_threads(threads)
+    assert without < 0.5 < with_them and with_them - without > 0.15
