@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from collections import defaultdict
 
 from ..outputs import claim_files
 from .common import checked_rows
@@ -10,7 +11,7 @@ from .common import checked_rows
 def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     verb = verbs.add_parser("check-data", help="what is wrong with a data set, by file name, and what is done about it")
     verb.set_defaults(run=run)
-    verb.add_argument("source", metavar="SOURCE", help="as --dataset of training: a COCO folder, say")
+    verb.add_argument("sources", metavar="SOURCE", nargs="+", help="as --dataset of training: a COCO folder, say")
     verb.add_argument("--split", action="append", help="split to check (default: all; may be repeated)")
     verb.add_argument("--strict", action="store_true", help="exit with status 1 if there are defects")
     verb.add_argument("--show", type=int, metavar="N", help="only draw N augmented samples of one split")
@@ -23,14 +24,20 @@ def run(options: argparse.Namespace) -> None:
         show_samples(options)
         return
     from ..configuration_dino_detr import DinoDetrConfig
-    from ..data import list_splits
     from ..data.balance import describe_balance
-    from ..data.check import check_split, summarise
+    from ..data.check import check_sources, summarise
+    from ..data.joining import describe_join, find_pitfalls, join_rows
 
-    reports = []
-    for split in options.split or list_splits(options.source):
-        reports.append(check_split(options.source, split, DinoDetrConfig().num_queries, reports, refuse=False))
-        print(reports[-1].format(), describe_balance(reports[-1].rows), "", sep="\n")
+    reports, by_split = [], defaultdict(dict)
+    num_queries = DinoDetrConfig().num_queries
+    for name, report in check_sources(options.sources, options.split, num_queries=num_queries, refuse=False):
+        print(report.format(), describe_balance(report.rows), "", sep="\n")
+        reports.append(report)
+        by_split[report.split][name] = report.rows
+    for split, parts in by_split.items():
+        if 1 < len(parts) == len(options.sources):  # what training can join
+            print(f"{split}: {describe_join(parts)}", *find_pitfalls(parts), sep="\n  ")
+            print(describe_balance(join_rows(parts)), "", sep="\n")
     print(summarise(reports))
     if options.strict and any(report.defects for report in reports):
         sys.exit(1)
@@ -50,9 +57,9 @@ def show_samples(options: argparse.Namespace) -> None:
         raise ValueError(f"--show {options.show}: at least 1 sample")
     claim_files(output=options.output)
     split = (options.split or ["train"])[0]
-    rows = drop_images_without_boxes(checked_rows(options.source, split))
+    rows = drop_images_without_boxes(checked_rows(options.sources, split))
     if not len(rows):
-        raise ValueError(f"{options.source}: no image of {split} has a box to show")
+        raise ValueError(f"{', '.join(options.sources)}: no image of {split} has a box to show")
     augmentation, seed = build_augmentation("reference", COCO_SIZES, 1333), 42
     if options.recipe:
         on_any_machine = ["--use_cpu", "true", "--bf16", "false", "--fp16", "false"]

@@ -44,14 +44,19 @@ def check_batch_size(options: argparse.Namespace) -> None:
         raise ValueError(f"--batch_size {options.batch_size}: at least 1")
 
 
-def checked_rows(dataset: str, split: str) -> "Dataset":
+def checked_rows(sources: list[str], split: str) -> "Dataset":
     """Return the rows that training would evaluate on. What is done to them is written to the terminal."""
-    from ..data.check import check_split
+    from ..data.check import check_sources
+    from ..data.joining import describe_join, find_pitfalls, join_rows
 
-    report = check_split(dataset, split)
-    if report.defects:
-        print(report.format(), file=sys.stderr)
-    return report.rows
+    parts = {}
+    for name, report in check_sources(sources, [split]):
+        if report.defects:
+            print(report.format(), file=sys.stderr)
+        parts[name] = report.rows
+    if len(parts) > 1:
+        print(describe_join(parts), *find_pitfalls(parts), sep="\n", file=sys.stderr)
+    return join_rows(parts)
 
 
 def is_users_fault(error: Exception) -> bool:

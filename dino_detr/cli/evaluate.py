@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from ..data.findings import Findings
     from ..evaluation.evaluate import Evaluation
+    from ..inference import Detector
 
 SCORERS = ("numpy", "pycocotools")
 _SHOWN_EXAMPLES = 3  # of a kind of finding
@@ -25,7 +26,10 @@ def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
     verb = verbs.add_parser("evaluate", help="COCO's figures of a checkpoint or of a results file")
     verb.set_defaults(run=run)
     verb.add_argument("source", metavar="CHECKPOINT_OR_RESULTS.json", help="checkpoint folder, Hub id or COCO results")
-    verb.add_argument("--dataset", required=True, help="COCO folder, annotation file, saved data set, Hub id, `digits`")
+    verb.add_argument(
+        "--dataset", required=True, nargs="+",
+        help="COCO folder, annotation file, saved data set, Hub id, `digits`; several: figures of each and of all",
+    )  # fmt: skip
     verb.add_argument("--split", default="val", help="split of the data set (default: val)")
     verb.add_argument("--output", metavar="FILE.json", help="write the figures here too")
     verb.add_argument("--predictions", metavar="FILE.json", help="write the detections as COCO results")
@@ -60,8 +64,9 @@ def run(options: argparse.Namespace) -> None:
     if options.output:
         write_json(options.output, evaluation.figures)
     if options.report:
-        evaluated = {"results" if of_results else "checkpoint": options.source, "data set": options.dataset}
-        if not is_annotation_file(options.dataset):  # which is one split
+        name = ", ".join(options.dataset)
+        evaluated = {"results" if of_results else "checkpoint": options.source, "data set": name}
+        if not is_annotation_file(name):  # which is one split
             evaluated["split"] = options.split
         write_report(options.report, evaluated, evaluation, why_no_pictures)
         print(f"report -> {Path(options.report) / REPORT_HTML}")
@@ -84,18 +89,21 @@ def evaluate_results(options: argparse.Namespace) -> tuple[Evaluation, str | Non
         raise ValueError("--predictions goes with a checkpoint; a results file holds the predictions already")
     if options.one_label_per_query or options.nms_threshold is not None:
         raise ValueError("--one_label_per_query and --nms_threshold go with a checkpoint, not with a results file")
-    annotations, findings = read_annotations(options.dataset, options.split), Findings()
+    if len(options.dataset) > 1:
+        raise ValueError("a results file is of one data set: give one --dataset, or a checkpoint")
+    (dataset,) = options.dataset
+    annotations, findings = read_annotations(dataset, options.split), Findings()
     results = read_json(Path(options.source))
     try:
         results, annotations = clean_results(find_image_ids(results, annotations), annotations, findings)
         figures = score_cleaned(results, annotations, options.scorer)
     except ValueError as error:
-        raise ValueError(f"{options.source} against {options.dataset}: {error}") from error
+        raise ValueError(f"{options.source} against {dataset}: {error}") from error
     if any(finding.is_defect for finding in findings.sorted()):
-        print("\n".join([options.dataset, *_format(findings)]), file=sys.stderr)
+        print("\n".join([dataset, *_format(findings)]), file=sys.stderr)
     if not options.report:
         return Evaluation(figures, None, [], []), None
-    rows, why_no_pictures = rows_with_images(options.dataset, options.split)
+    rows, why_no_pictures = rows_with_images(dataset, options.split)
     return Evaluation(figures, rows, *images_of_results(results, annotations)), why_no_pictures
 
 
@@ -108,18 +116,17 @@ def _format(findings: Findings) -> list[str]:
 
 def evaluate_checkpoint(options: argparse.Namespace) -> Evaluation:
     """Detect and score. Writes `--predictions`."""
-    from ..data import category_ids, class_names
+    from ..data import category_ids
     from ..evaluation import to_coco_results
     from ..evaluation.evaluate import evaluate
     from ..inference import Detector
 
+    if options.predictions and len(options.dataset) > 1:
+        raise ValueError("--predictions is of one data set, whose ids it has: give one --dataset")
     rows = checked_rows(options.dataset, options.split)
     detector = Detector(options.source, options.device)
-    config = detector.model.config
-    names = [config.id2label[index] for index in range(config.num_labels)]
-    nameless = names == [f"LABEL_{index}" for index in range(len(class_names(rows)))]  # a converted checkpoint
-    if names != class_names(rows) and not nameless:
-        raise ValueError(f"{options.source} knows the classes {names}, but {options.dataset} has {class_names(rows)}")
+    ids = set(category_ids(rows))
+    rows = rows_for(detector, options, rows)
     if detector.precision_note is not None:
         print(detector.precision_note, file=sys.stderr)
     evaluation = evaluate(
@@ -127,8 +134,26 @@ def evaluate_checkpoint(options: argparse.Namespace) -> Evaluation:
         scorer=options.scorer, context=detector.autocast, **post_processing(options),
     )  # fmt: skip
     if options.predictions:
-        write_json(options.predictions, to_coco_results(evaluation.detections, category_ids(rows)))
+        results = to_coco_results(evaluation.detections, category_ids(rows))
+        write_json(options.predictions, [each for each in results if each["category_id"] in ids])
     return evaluation
+
+
+def rows_for(detector: Detector, options: argparse.Namespace, rows: Dataset) -> Dataset:
+    """Return the rows with their classes in the places that the detector has for them. It may know further ones."""
+    from ..data import class_names
+    from ..data.joining import fit_classes
+
+    config, own, dataset = detector.model.config, class_names(rows), ", ".join(options.dataset)
+    names = [config.id2label[index] for index in range(config.num_labels)]
+    nameless = names == [f"LABEL_{index}" for index in range(len(own))]  # a converted checkpoint
+    if names == own or nameless:
+        return rows
+    if set(own) - set(names):
+        raise ValueError(f"{options.source} knows the classes {names}, but {dataset} has {own}")
+    if further := [name for name in names if name not in own]:
+        print(f"{options.source} also knows {', '.join(further)}, of which {dataset} has none", file=sys.stderr)
+    return fit_classes(rows, names)
 
 
 def rows_with_images(dataset: str, split: str) -> tuple[Dataset | None, str | None]:
@@ -158,4 +183,4 @@ def read_annotations(dataset: str, split: str) -> dict:
 
     if is_annotation_file(dataset):
         return take_part(read_json(Path(dataset), CocoAnnotations), split)
-    return rows_to_coco(checked_rows(dataset, split))
+    return rows_to_coco(checked_rows([dataset], split))

@@ -2,16 +2,18 @@
 
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from datasets import Dataset, concatenate_datasets
 
-from . import load_detection_dataset
+from . import list_splits, load_detection_dataset
 from .findings import KINDS, Finding, Findings
 from .image_files import ImageFacts, image_names, inspect_images
+from .joining import name_sources
 from .rows import SMALLEST_SIDE, arrow_table, class_names, values_of_objects
 from .samples import count_objects
 from .sources.shared_rows import share_rows
@@ -108,12 +110,37 @@ def check_split(
         for other in other_splits:
             for digest, file in digests.items():
                 if digest in other.digests:
-                    value = f"{other.split} has it as {os.path.basename(other.digests[digest])}"
+                    where = other.split if other.source == source else f"{other.source}, {other.split},"
+                    value = f"{where} has it as {os.path.basename(other.digests[digest])}"
                     findings.add("same_image", file, value=value)
         if facts.faults:
             rows = rows.select(good)
     _remark(rows, num_queries, findings)
     return Report(source, split, rows, findings.sorted(), images, digests)
+
+
+def check_sources(
+    sources: Sequence[str], splits: Sequence[str] | None = None, **options: Any
+) -> Iterator[tuple[str, Report]]:
+    """
+    Check splits of several sources. An image of one split is looked for in the other splits of all sources.
+
+    Args:
+        splits: None: those that each source has.
+        options: of `check_split`.
+
+    Yields:
+        The name of the source (`name_sources`) and a report, for each split of each source.
+
+    Raises:
+        ValueError, OSError: as `load_detection_dataset`; or a source is named twice.
+    """
+    reports = []
+    for source, name in zip(sources, name_sources(sources)):
+        for split in list_splits(source) if splits is None else splits:
+            others = [report for report in reports if report.split != split]
+            reports.append(check_split(source, split, other_splits=others, **options))
+            yield name, reports[-1]
 
 
 def summarise(reports: Sequence[Report]) -> str:

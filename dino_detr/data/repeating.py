@@ -1,26 +1,52 @@
-"""Repeat-factor sampling: images with rare classes come more often (LVIS, arXiv 1908.03195, appendix B.1)."""
+"""How often an epoch has each image: by its source, and by rare classes in it (LVIS, arXiv 1908.03195, B.1)."""
+
+from collections.abc import Sequence
 
 import numpy as np
 from datasets import Dataset
 
+from .joining import source_indices
 from .rows import arrow_objects
 
 
-def repeat_factors(rows: Dataset, threshold: float) -> np.ndarray:
+def draw_factors(
+    rows: Dataset, threshold: float | None = None, source_weights: Sequence[float] | None = None
+) -> np.ndarray | None:
     """
-    Return how many times an epoch has each image, on average: float64 `[rows]`, at least 1.
+    Return how many times an epoch has each image, on average: float64 `[rows]`; None if each comes once.
+
+    It is the weight of the image's source times its repeat factor, for which a class is as frequent as the weights make
+    it.
+
+    Args:
+        threshold: of `repeat_factors`.
+        source_weights: for each source of joined rows, how many times an epoch has each of its images.
+    """
+    if threshold is None and source_weights is None:
+        return None
+    weights = np.ones(len(rows))
+    if source_weights is not None:
+        weights = np.asarray(source_weights, dtype=np.float64)[source_indices(rows)]
+    return weights if threshold is None else weights * repeat_factors(rows, threshold, weights)
+
+
+def repeat_factors(rows: Dataset, threshold: float, weights: np.ndarray | None = None) -> np.ndarray:
+    """
+    Return how many times more often an epoch has each image, on average: float64 `[rows]`, at least 1.
 
     A class that is in a share `f` of the images has the factor `max(1, sqrt(threshold / f))`, an image that of the
     rarest class in it. Crowds do not count.
 
     Args:
         threshold: the share of images, 0..1, below which a class is rare.
+        weights: how many times each image counts in the shares; None: once.
     """
     image, category = images_and_classes(rows)
     factors = np.ones(len(rows))
     if len(category):
         pairs = np.unique(np.stack([image, category]), axis=1)
-        share = np.bincount(pairs[1]) / len(rows)
+        weights = np.ones(len(rows)) if weights is None else weights
+        share = np.bincount(pairs[1], weights[pairs[0]]) / weights.sum()
         of_class = np.sqrt(threshold / np.maximum(share, 1e-12)).clip(min=1)
         np.maximum.at(factors, pairs[0], of_class[pairs[1]])
     return factors
@@ -31,7 +57,7 @@ def count_repeats(factors: np.ndarray, offset: float) -> np.ndarray:
     Return how many times one epoch has each image: int64 `[rows]`, of always the same sum, the next whole number.
 
     Args:
-        factors: of `repeat_factors`.
+        factors: of `draw_factors`.
         offset: 0..1, of the epoch. Over all offsets an image comes as often as its factor says, within rounding.
     """
     total = number_of_samples(factors)

@@ -1,13 +1,13 @@
 """The order of training samples."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 from torch.utils.data import Sampler
 
-from .repeating import count_repeats, number_of_samples, repeat_factors
+from .repeating import count_repeats, draw_factors, number_of_samples
 from .samples import TrainingSamples
 
 _WINDOW = 128  # batches; the more, the less padding, and the more alike in scale are the images of a batch
@@ -17,7 +17,7 @@ class SizeGroupedSampler(Sampler[int]):
     """
     A random order in which the images of a batch are of nearly one size after augmentation.
 
-    Every sample comes once, or as often as `repeat_factor` says.
+    Every sample comes once, or as often as `repeat_factor` and `source_weights` say.
 
     A batch is padded to its tallest and its widest image; the reference groups its images, upright or not, for the same
     reason. Here a random order is cut into windows of up to 128 batches, the samples of each window are halved by
@@ -28,13 +28,19 @@ class SizeGroupedSampler(Sampler[int]):
         samples: whose epoch is the order's too. (accelerate tells the epoch to a sampler or to the data set, never to
             both.)
         batch_size: images of a step, whatever the number of processes: each takes its part of them.
-        repeat_factor: the threshold of `repeat_factors`; None: every sample once. The second time in an epoch an image
+        repeat_factor, source_weights: see `draw_factors`; None: every sample once. The second time in an epoch an image
             is sample `len(samples) + i`, augmented in another way than sample `i`, and so on.
     """
 
-    def __init__(self, samples: TrainingSamples, batch_size: int, repeat_factor: float | None = None):
+    def __init__(
+        self,
+        samples: TrainingSamples,
+        batch_size: int,
+        repeat_factor: float | None = None,
+        source_weights: Sequence[float] | None = None,
+    ):
         self.samples, self.batch_size = samples, batch_size
-        self.factors = None if repeat_factor is None else repeat_factors(samples.rows, repeat_factor)
+        self.factors = draw_factors(samples.rows, repeat_factor, source_weights)
 
     def __len__(self) -> int:
         return len(self.samples) if self.factors is None else number_of_samples(self.factors)

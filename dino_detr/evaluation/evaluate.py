@@ -9,8 +9,10 @@ from torch import distributed
 from transformers import PreTrainedModel
 
 from ..data import category_ids, class_names
+from ..data.joining import source_indices, source_names
 from ..data.rows import values_of_objects
 from ..image_processing_dino_detr import DinoDetrImageProcessor
+from ..runs.names import FIGURES
 from .coco.metric import CocoDetectionMetric
 from .coco.table import format_figure, format_table
 from .detections import detect, references
@@ -36,7 +38,8 @@ class Evaluation:
     The detections of a model on a data set, and how good they are.
 
     Args:
-        figures: COCO's, with `per_class`, as `CocoDetectionMetric.compute` returns them.
+        figures: COCO's, with `per_class`, as `CocoDetectionMetric.compute` returns them; of joined sources also
+            `per_source`, `{name: COCO's figures of its images}`.
         rows: the data set that it looked at; None where a results file was scored against annotations without images.
         detections: per image `{image_id, scores [n], labels [n], boxes [n, 4] xyxy px}`, best first. Where several
             processes evaluate, the main one has those of all, the others have none.
@@ -54,6 +57,13 @@ class Evaluation:
 
     def __str__(self) -> str:
         return format_table(self.figures)
+
+    def metrics(self, prefix: str) -> dict[str, float]:
+        """Return the figures as `<prefix>_AP`, ..., and the AP of each source as `<prefix>_AP/<source>`."""
+        of_sources = self.figures.get("per_source", {})
+        figures = {name: self.figures[name] for name in FIGURES}
+        figures |= {f"AP/{source}": each["AP"] for source, each in of_sources.items()}
+        return {f"{prefix}_{name}": value for name, value in figures.items()}
 
     @property
     def is_unexplained(self) -> bool:
@@ -125,13 +135,27 @@ def evaluate(
     if rank == 0:
         detections = [detection for part in detections for detection in part]
         truth = references(rows, detections)
-        metric = CocoDetectionMetric(category_ids(rows), class_names(rows), scorer)
-        result = [metric.compute(predictions=detections, references=truth)]
+        result = [_score(rows, detections, truth, scorer)]
     else:
         detections = truth = []
     if processes > 1:
         distributed.broadcast_object_list(result)
     return Evaluation(result[0], rows, detections, truth)
+
+
+def _score(rows: Dataset, detections: list[dict], truth: list[dict], scorer: str) -> dict:
+    """Return COCO's figures; of joined rows also those of the images of each source, as `per_source`."""
+    metric = CocoDetectionMetric(category_ids(rows), class_names(rows), scorer)
+    figures = metric.compute(predictions=detections, references=truth)
+    if not (names := source_names(rows)):
+        return figures
+    sources = dict(zip(rows["image_id"], source_indices(rows)))
+    figures["per_source"] = {}
+    for index, name in enumerate(names):
+        parts = [[image for image in images if sources[image["image_id"]] == index] for images in (detections, truth)]
+        measured = metric.compute(predictions=parts[0], references=parts[1]) if parts[1] else {}
+        figures["per_source"][name] = {figure: measured.get(figure, -1.0) for figure in FIGURES}
+    return figures
 
 
 def _collect(found: Generator[dict], context: AbstractContextManager, stop: Callable[[], int]) -> list[dict]:

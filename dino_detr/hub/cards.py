@@ -85,18 +85,17 @@ def make_card(folder: str | Path, repo_id: str | None = None, license: str | Non
     recipe, config, figures = record.recipe, record.config, record.figures
     backbone = _backbone(record)
     legal = _license(license or _license_of(folder / CARD), backbone, bool(record.source))
-    dataset = str(recipe["dataset"]) if recipe.get("dataset") else None
+    sources = _sources(record)
     split = recipe.get("eval_split") or recipe.get("train_split")
     name = repo_id.split("/")[-1] if repo_id else folder.resolve().name
-    on_the_hub = dataset is not None and "dataset" not in record.local and "/" in dataset
     data = ModelCardData(
         library_name="transformers",
         pipeline_tag="object-detection",
         tags=["dino-detr", "object-detection"],
         base_model=backbone["base_model"],
-        datasets=[dataset.partition(":")[0]] if dataset and on_the_hub else None,
+        datasets=[name.partition(":")[0] for name, local in sources if "/" in name and not local] or None,
         model_name=name,
-        eval_results=_eval_results(figures, dataset, split, recipe.get("overfit_images")) or None,
+        eval_results=_eval_results(record, [name for name, _ in sources], split) or None,
         co2_eq_emissions={"emissions": 1000 * record.energy[1], "source": "codecarbon"} if record.energy else None,
         **legal["data"],
     )
@@ -109,17 +108,15 @@ def make_card(folder: str | Path, repo_id: str | None = None, license: str | Non
         backbone=backbone,
         origin=record.source,
         code=CODES.get(record.source.get("code", "")),
-        dataset=_code(dataset),
-        dataset_is_local="dataset" in record.local,
+        sources=[(_code(name), local) for name, local in sources],
+        weights=recipe.get("dataset_weights"),
         split=_code(split),
         overfit_images=recipe.get("overfit_images"),
         classes=[_plain(config["id2label"][str(index)]) for index in range(len(config["id2label"]))],
         step=figures.get("step"),
         figures=[format_figure(figures[f]) for f in FIGURES[:6]] if figures else None,
-        per_class=[
-            (_plain(label), format_figure(each["AP"]), format_figure(each["AP50"]))
-            for label, each in figures.get("per_class", {}).items()
-        ],
+        per_class=_rows(figures, "per_class"),
+        per_source=_rows(figures, "per_source"),
         limits=_limits(record),
         training=_training(record),
         pictures=[(title, path) for path, title in _PICTURES.items() if (folder / path).exists()],
@@ -135,22 +132,40 @@ def _sealed(card: str) -> str:
     return text + _SEAL.format(_hash(text))
 
 
-def _eval_results(
-    figures: dict, dataset: str | None, split: str | None, overfit_images: int | None
-) -> list[EvalResult]:
-    """Return the figures that were measured, as the Hub's model index has them."""
-    if not dataset:
+def _sources(record: RunRecord) -> list[tuple[str, bool]]:
+    """Return the data sets that were trained on, each with whether it is of the author's own files."""
+    dataset = record.recipe.get("dataset")
+    if isinstance(dataset, list):
+        return [(str(name), f"dataset[{index}]" in record.local) for index, name in enumerate(dataset)]
+    return [(str(dataset), "dataset" in record.local)] if dataset else []
+
+
+def _rows(figures: dict, parts: str) -> list[tuple[str, str, str]]:
+    """Return name, AP and AP50 of each class or source."""
+    return [
+        (_plain(name), format_figure(each["AP"]), format_figure(each["AP50"]))
+        for name, each in figures.get(parts, {}).items()
+    ]
+
+
+def _eval_results(record: RunRecord, sources: list[str], split: str | None) -> list[EvalResult]:
+    """Return the figures that were measured, of all sources and of each, as the Hub's model index has them."""
+    if not sources:
         return []
+    overfit_images, measured = record.recipe.get("overfit_images"), {" + ".join(sources): record.figures}
+    if len(sources) > 1:
+        measured |= record.figures.get("per_source", {})
     seen = f" ({overfit_images} images that it was trained on)" if overfit_images else ""
     return [
         EvalResult(
             task_type="object-detection",
-            dataset_type=dataset.partition(":")[0],
-            dataset_name=dataset,
+            dataset_type=name.partition(":")[0],
+            dataset_name=name,
             dataset_split=f"{split}{seen}" if split else None,
             metric_type=f"box {figure}",
             metric_value=round(figures[figure], 4),
         )
+        for name, figures in measured.items()
         for figure in FIGURES[:6]
         if figures.get(figure, -1) >= 0
     ]

@@ -30,7 +30,7 @@ class RunRecord:
         config, processor: `config.json` and `preprocessor_config.json`.
         source: `source.json`, of a converted checkpoint.
         recipe: `recipe.yaml`; of a path only the last part.
-        local: the options of the recipe that were folders or files of the machine.
+        local: the options of the recipe that were folders or files of the machine; one of several as `dataset[1]`.
         environment: `environment.json`.
         figures: of the folder's weights, `figures.json`: COCO's, `per_class` and, of newer runs, `step`.
         metrics, evaluations: the lines of `metrics.jsonl` and `evaluation.jsonl`.
@@ -83,15 +83,25 @@ def read_record(folder: str | Path) -> RunRecord:
 
 def local_sources(recipe: dict) -> list[str]:
     """The options among `SOURCES` whose value is a file or folder here."""
-    return [name for name in SOURCES if recipe.get(name) and Path(str(recipe[name])).expanduser().exists()]
+    places = {}
+    for name in SOURCES:
+        value = recipe.get(name)
+        places |= {f"{name}[{i}]": one for i, one in enumerate(value)} if isinstance(value, list) else {name: value}
+    return [name for name, place in places.items() if place and Path(str(place)).expanduser().exists()]
 
 
 def without_paths(recipe: dict, local: list[str]) -> dict:
     """A recipe in which the last part stands for the whole of each path: of those in `local` and whatever looks so."""
-    return {
-        name: PurePath(str(value)).name if name in (*local, "output_dir", "logging_dir") else _without_paths(value)
-        for name, value in recipe.items()
-    }
+    short = {}
+    for name, value in recipe.items():
+        if name in (*local, "output_dir", "logging_dir"):
+            short[name] = PurePath(str(value)).name
+        elif name in SOURCES and isinstance(value, list):
+            of_each = without_paths({f"{name}[{i}]": one for i, one in enumerate(value)}, local)
+            short[name] = list(of_each.values())
+        else:
+            short[name] = _without_paths(value)
+    return short
 
 
 def _without_paths(value: Any) -> Any:

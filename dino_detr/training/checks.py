@@ -14,6 +14,7 @@ from transformers.integrations import get_available_reporting_integrations  # py
 from transformers.training_args import trainer_log_levels
 
 from ..configuration_dino_detr import DinoDetrConfig
+from ..data.joining import name_sources
 from ..runs.names import FIGURES
 from .adapters import check_adapters
 from .precision import check_precision
@@ -32,6 +33,7 @@ def _warms_up(options: Any) -> bool:
 
 # Options that have an effect only where others allow it: (option, what decides, whether it has one).
 DEPENDENT_OPTIONS = [
+    ("dataset_weights", {"dataset"}, lambda options: isinstance(options.dataset, list)),
     ("patch_size", {"model", "backbone"}, lambda options: options.backbone is not None),
     ("augmentation", {"overfit_images"}, lambda o: o.overfit_images is None or o.augmentation == "none"),
     *((name, {"overfit_images"}, lambda options: options.overfit_images is None) for name in _AUGMENTATION[1:]),
@@ -113,6 +115,7 @@ _LIMITS = {
     "adam_beta1": _BELOW_ONE,
     "adam_beta2": _BELOW_ONE,
     "backbone_layer_decay": (lambda value: 0 < value <= 1, "above 0 and at most 1"),
+    "dataset_weights": _POSITIVE,
     "ema_decay": (lambda value: 0 < value < 1, "between 0 and 1"),
     "horizontal_flip": (lambda value: 0 <= value <= 1, "from 0 to 1"),
     "image_sizes": _A_PATCH,
@@ -136,7 +139,9 @@ def check_limits(options: Any) -> None:
 def check_texts(options: Any) -> None:
     """Refuse empty text, as from a variable that was not set: it would be taken for the folder one is in."""
     for name in sorted(options.given):
-        if isinstance(value := getattr(options, name), str) and not value.strip():
+        value = getattr(options, name)
+        texts = value if isinstance(value, list) else [value]
+        if any(isinstance(text, str) and not text.strip() for text in texts):
             raise ValueError(f"{name} is empty: give it a value, or leave it out")
 
 
@@ -161,6 +166,20 @@ def check_start(options: Any) -> None:
         raise ValueError("model_config has a backbone_config, but model brings its own: leave one out")
     if options.dataset is None:
         raise ValueError("say what to train on: dataset")
+
+
+def check_datasets(options: Any) -> None:
+    """Check that several sources are different ones, and have a weight each."""
+    if not isinstance(options.dataset, list):
+        return
+    if not options.dataset:
+        raise ValueError("dataset is an empty list: name at least one source")
+    name_sources(options.dataset)
+    weights = options.dataset_weights
+    if weights is not None and len(weights) != len(options.dataset):
+        raise ValueError(
+            f"dataset_weights has {len(weights)} numbers and dataset {len(options.dataset)} sources: give one for each"
+        )
 
 
 def check_model_config(options: Any) -> None:
@@ -312,8 +331,8 @@ def check_run_length(options: Any, steps: int, forgiven: frozenset[str] = frozen
 
 
 BEFORE_TRANSFORMERS = [
-    check_texts, check_limits, check_sizes, check_start, check_model_config, check_backbone_config, check_adapters,
-    check_checkpoints,
+    check_texts, check_limits, check_sizes, check_start, check_datasets, check_model_config, check_backbone_config,
+    check_adapters, check_checkpoints,
 ]  # fmt: skip
 AFTER_TRANSFORMERS = [
     check_metric, check_optimizer, check_scheduler, check_log_levels, check_uploads, check_precision,

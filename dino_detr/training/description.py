@@ -56,7 +56,7 @@ def write_run_report(options: DinoDetrTrainingArguments, evaluation: Evaluation)
     split = options.eval_split
     if options.overfit_images is not None:
         split = f"the first {options.overfit_images} of {options.train_split}, learned by heart"
-    evaluated = {"checkpoint": options.output_dir, "data set": options.dataset, "split": split}
+    evaluated = {"checkpoint": options.output_dir, "data set": ", ".join(options.sources), "split": split}
     try:
         return write_report(options.run_folder / REPORT, evaluated, evaluation)
     except Exception as fault:
@@ -95,10 +95,12 @@ def farewell(
     """Return what a run says at its end: how good it is, where it lies, and what can be done with it."""
     folder = options.run_folder
     quoted = shlex.quote(str(options.output_dir))
+    sources = [f"{name} {format_figure(each['AP'])}" for name, each in figures.get("per_source", {}).items()]
     return "\n".join(
         [
             f"Best AP {format_figure(figures['AP'])} (AP50 {format_figure(figures['AP50'])}) on {options.eval_split}, "
             f"at step {step} of {last_step}; all of it is in {options.output_dir}:",
+            *([f"  sources     AP {', '.join(sources)}; the best was chosen by all together"] if sources else []),
             f"  report      {folder / REPORT / REPORT_HTML}",
             f"  pictures    {folder / DETECTIONS_PNG} (scores above {threshold:.3g})",
             f"  curves      {folder / BOX_AP_PNG}",

@@ -54,7 +54,9 @@ _OTHER_NAMES = {
     "backbone_lr_factor": "lr_backbone lr_encoder lr_mult backbone_lr backbone_multiplier",
     "bf16": "amp half precision mixed_precision dtype fp32",
     "dataloader_num_workers": "workers num_workers dataloader_workers workers_per_gpu",
-    "dataset": "data data_path data_root data_dir dataset_dir dataset_file dataset_name dataset_path coco_path",
+    "dataset": "datasets data data_path data_root data_dir dataset_dir dataset_file dataset_name dataset_path "
+    "coco_path",
+    "dataset_weights": "source_weights sampling_weights dataset_weight weights_per_dataset",
     "early_stopping_patience": "patience early_stopping",
     "ema_decay": "ema use_ema model_ema",
     "eval_split": "val val_split test_split valid",

@@ -49,7 +49,20 @@ class DinoDetrTrainingArguments(TrainingArguments):
     )
     num_queries: int | None = field(default=None, metadata={"help": "Object queries of a new detector."})
     num_denoising: int | None = field(default=None, metadata={"help": "Denoising budget of a new detector."})
-    dataset: str | None = field(default=None, metadata={"help": "COCO folder, saved data set, Hub id, or `digits`."})
+    dataset: list[str] | None | str = field(  # in the order in which `HfArgumentParser` takes it for a list
+        default=None,
+        metadata={
+            "help": "COCO folder, saved data set, Hub id, or `digits`. Several of them are trained on as one, their "
+            "classes joined by name."
+        },
+    )
+    dataset_weights: list[float] | None = field(
+        default=None,
+        metadata={
+            "help": "How many times an epoch has each image of a source, for each of several in dataset (1 3, say; "
+            "0.5: half of them)."
+        },
+    )
     train_split: str = field(default="train", metadata={"help": "Split to train on."})
     eval_split: str = field(default="val", metadata={"help": "Split to evaluate on."})
     val_share: float | None = field(
@@ -196,6 +209,8 @@ class DinoDetrTrainingArguments(TrainingArguments):
     def __post_init__(self):
         check_names("options", self.given - {"per_device_train_batch_size"}, _known())
         self._read_values()
+        if isinstance(self.dataset, list) and len(self.dataset) == 1:
+            self.dataset = self.dataset[0]
         for check in BEFORE_TRANSFORMERS:
             check(self)
         refuse_idle(self.given, self)
@@ -252,6 +267,11 @@ class DinoDetrTrainingArguments(TrainingArguments):
         self.per_device_train_batch_size = self.total_batch_size // per_step
         if asked not in (None, self.per_device_train_batch_size):
             raise ValueError("options: set total_batch_size; per_device_train_batch_size follows from it")
+
+    @property
+    def sources(self) -> list[str]:
+        """What `dataset` names, one or several."""
+        return self.dataset if isinstance(self.dataset, list) else [str(self.dataset)]
 
     @property
     def run_folder(self) -> Path:

@@ -26,12 +26,16 @@ def announce(
     steps: int,
     train_rows: Dataset,
     eval_rows: Dataset,
+    epoch_length: int,
 ) -> None:
     """
     Say in one line what will be done: images, steps, batch, sizes, device, memory.
 
     A batch for which there is no memory is accumulated from smaller ones, unless it was said how it is to be; this too
     is in the line.
+
+    Args:
+        epoch_length: images that an epoch draws.
 
     Raises:
         ValueError: if there cannot be memory enough, with what takes less.
@@ -44,7 +48,7 @@ def announce(
     parts = [
         f"{len(train_rows):,} images to train on ({options.train_split})",
         f"{len(eval_rows):,} to evaluate on ({options.eval_split})",
-        _describe_length(options, steps, len(train_rows)),
+        _describe_length(options, steps, epoch_length),
         _describe_batch(options),
         f"shortest edge {_range(options.image_sizes)}, the largest image {width} x {height}",
         describe_device(options),
@@ -67,8 +71,8 @@ def largest_size(rows: Dataset, options: DinoDetrTrainingArguments) -> tuple[int
     return round(float(height[largest] * scale[largest])), round(float(width[largest] * scale[largest]))
 
 
-def _describe_length(options: DinoDetrTrainingArguments, steps: int, num_images: int) -> str:
-    epochs = steps * options.total_batch_size / num_images
+def _describe_length(options: DinoDetrTrainingArguments, steps: int, epoch_length: int) -> str:
+    epochs = steps * options.total_batch_size / epoch_length
     sentence = f"{steps:,} steps ({epochs:.3g} epochs)"
     if options.steps_chosen:
         sentence += ", chosen by the number of images: --max_steps or --num_train_epochs says otherwise"

@@ -117,4 +117,6 @@ def merge(recipe: dict, command_line: dict) -> dict:
             merged.pop(either if other in command_line else other, None)
     if {"model", "backbone"} & command_line.keys() and isinstance(merged.get("model_config"), dict):
         merged["model_config"] = {k: v for k, v in merged["model_config"].items() if k != "backbone_config"}
+    if "dataset" in command_line:  # the weights are those of other sources
+        merged.pop("dataset_weights", None)
     return merged | command_line

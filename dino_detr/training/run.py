@@ -8,6 +8,7 @@ from transformers import set_seed
 
 from ..data import category_ids, class_names
 from ..data.augmentation import Augmentation, build_augmentation
+from ..data.repeating import draw_factors, number_of_samples
 from ..data.samples import TrainingSamples
 from ..evaluation.evaluate import Evaluation
 from ..image_processing_dino_detr import DinoDetrImageProcessor
@@ -53,13 +54,15 @@ def prepare(options: DinoDetrTrainingArguments) -> DetectionTrainer:
 def _prepare(options: DinoDetrTrainingArguments, augmentation: Augmentation) -> DetectionTrainer:
     set_seed(options.seed)
     train_rows, eval_rows = read_rows(options)
-    steps = settle_run_length(options, len(train_rows))
+    factors = draw_factors(train_rows, options.repeat_factor, options.dataset_weights)
+    drawn = len(train_rows) if factors is None else number_of_samples(factors)
+    steps = settle_run_length(options, len(train_rows), drawn)
     check_run_length(options, steps, options.forgiven)
     model = build_model(options, class_names(train_rows), category_ids(train_rows))
     check_space(options, model)
     for split, rows in ((options.train_split, train_rows), (options.eval_split, eval_rows)):
         warn_of_crowded_images(split, rows, model.config.num_queries)
-    announce(options, model, steps, train_rows, eval_rows)
+    announce(options, model, steps, train_rows, eval_rows, drawn)
     processor = DinoDetrImageProcessor(
         size={"shortest_edge": max(options.image_sizes), "longest_edge": options.max_image_size}
     )
@@ -109,7 +112,10 @@ def train(trainer: DetectionTrainer) -> dict[str, Any]:
             evaluation = trainer.score()
             seconds = time.perf_counter() - started
         figures = {name: evaluation.figures[name] for name in FIGURES}
-        figures |= {"seconds": seconds, "per_class": evaluation.figures["per_class"]}
+        figures |= {"seconds": seconds}
+        figures |= {
+            name: evaluation.figures[name] for name in ("per_class", "per_source") if name in evaluation.figures
+        }
         _leave(trainer, evaluation, figures)
         if trainer.uploads is not None:  # the other processes need not wait
             trainer.uploads.finish()

@@ -9,17 +9,18 @@ _DRAWS_PER_ROOT = 2240
 _LEAST_STEPS, _MOST_STEPS = 1_000, 30_000
 
 
-def settle_run_length(options: DinoDetrTrainingArguments, num_images: int) -> int:
+def settle_run_length(options: DinoDetrTrainingArguments, num_images: int, epoch_length: int) -> int:
     """
     Return the steps of the run. Where neither `max_steps` nor `num_train_epochs` was said, they are chosen and set.
 
     Args:
         num_images: to train on.
+        epoch_length: images that an epoch draws.
     """
     if options.max_steps > 0:
         return options.max_steps
     if "num_train_epochs" in options.given:
-        whole, part = divmod(num_images, options.total_batch_size)
+        whole, part = divmod(epoch_length, options.total_batch_size)
         an_epoch = max(whole + (part > 0 and not options.dataloader_drop_last), 1)
         return math.ceil(an_epoch * options.num_train_epochs)
     options.max_steps = options.recipe["max_steps"] = choose_steps(num_images, options.total_batch_size)

@@ -15,7 +15,7 @@ from ..data.sampling import SizeGroupedSampler
 from ..evaluation.evaluate import Evaluation, EvaluationStopped, evaluate
 from ..image_processing_dino_detr import DinoDetrImageProcessor
 from ..modeling_dino_detr import DinoDetrForObjectDetection
-from ..runs.names import AVERAGE, EVALUATION_DUE, FIGURES, checkpoint_folder
+from ..runs.names import AVERAGE, EVALUATION_DUE, checkpoint_folder
 from .callbacks import EarlyStopping, FindBest
 from .checkpointing.files import delete_oldest, written_whole
 from .checkpointing.output_dir import checkpoint_size
@@ -89,7 +89,8 @@ class DetectionTrainer(Trainer):
         return f"DetectionTrainer({train:,} images to train on, {val:,} to evaluate on, run folder {self.folder})"
 
     def _get_train_sampler(self, train_dataset: Any = None) -> SizeGroupedSampler:
-        return SizeGroupedSampler(self.train_dataset, self.args.total_batch_size, self.args.repeat_factor)
+        args = self.args
+        return SizeGroupedSampler(self.train_dataset, args.total_batch_size, args.repeat_factor, args.dataset_weights)
 
     def get_train_dataloader(self) -> torch.utils.data.DataLoader:
         loader = super().get_train_dataloader()
@@ -164,11 +165,10 @@ class DetectionTrainer(Trainer):
         started = time.perf_counter()
         evaluation = self.score(eval_dataset)
         explain_zero_ap(evaluation, self.args, self.state, self.train_dataset)
-        metrics = {f"{metric_key_prefix}_{name}": evaluation.figures[name] for name in FIGURES}
+        metrics = evaluation.metrics(metric_key_prefix)
         if self.average is not None and self.average.started:
             with self.average.applied():
-                figures = self.score(eval_dataset).figures
-            metrics |= {f"{metric_key_prefix}_ema_{name}": figures[name] for name in FIGURES}
+                metrics |= self.score(eval_dataset).metrics(f"{metric_key_prefix}_ema")
         metrics[f"{metric_key_prefix}_seconds"] = time.perf_counter() - started
         if self.is_in_train:  # after it, trackers would begin a new run
             self.log(dict(metrics))

@@ -6,10 +6,10 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
-from datasets import Dataset
+from datasets import ClassLabel, Dataset
 
 from dino_detr.data.augmentation import build_augmentation
-from dino_detr.data.repeating import count_repeats, repeat_factors
+from dino_detr.data.repeating import count_repeats, draw_factors, repeat_factors
 from dino_detr.data.samples import TrainingSamples
 from dino_detr.data.sampling import SizeGroupedSampler
 
@@ -60,3 +60,37 @@ def test_orders_repeat_images_and_augment_each_anew():
     sizes = samples.draw_sizes([99 + 100 * k for k in range(4)])
     assert len(set(map(tuple, sizes.tolist()))) > 1
     assert torch.equal(samples.draw_sizes()[99], sizes[0])
+
+
+def of_two_sources(classes):
+    """The first sixty rows are of a source, the others of another."""
+    rows = rows_of(classes).add_column("source", [int(index >= 60) for index in range(len(classes))])
+    return rows.cast_column("source", ClassLabel(names=["a", "b"]))
+
+
+@pytest.mark.parametrize("weights", [(1, 3), (0.5, 2.25), (1, 1)])
+def test_images_of_a_source_come_as_often_as_its_weight_says(weights):
+    samples = TrainingSamples(of_two_sources(CLASSES), build_augmentation("reference", [48, 64], 160), seed=3)
+    sampler = SizeGroupedSampler(samples, 8, source_weights=weights)
+    times = Counter()
+    for epoch in range(20):
+        samples.set_epoch(epoch)
+        each = Counter(index % len(CLASSES) for index in sampler)
+        assert each.total() == len(sampler) == math.ceil(60 * weights[0] + 40 * weights[1])
+        for weight, images in zip(weights, (range(60), range(60, 100))):
+            assert {each[image] for image in images} <= {math.floor(weight), math.ceil(weight)}
+        times += each
+    for weight, images in zip(weights, (range(60), range(60, 100))):
+        assert sum(times[image] for image in images) == pytest.approx(20 * weight * len(images), rel=0.02)
+        assert min(times[image] for image in images) > 10 * weight  # none is always left out
+
+
+def test_a_class_is_as_rare_as_weights_of_sources_make_it():
+    """As counted on rows in which each image stands as often as its weight says."""
+    factors = draw_factors(of_two_sources(CLASSES), 0.4, [1, 4])
+    times = [1] * 60 + [4] * 40
+    written_out = rows_of([some for some, count in zip(CLASSES, times) for _ in range(count)])
+    repeats = repeat_factors(written_out, 0.4)[np.cumsum([0, *times[:-1]])]
+    assert factors == pytest.approx(repeats * times) and repeats.max() > 1
+    assert draw_factors(rows_of(CLASSES)) is None
+    assert np.array_equal(draw_factors(rows_of(CLASSES), 0.4), repeat_factors(rows_of(CLASSES), 0.4))

@@ -1,6 +1,7 @@
 """One step gives the same gradient however its images are spread over processes and accumulated batches."""
 
 import json
+import shutil
 import sys
 
 import pytest
@@ -45,6 +46,7 @@ def one_size(data, tmp_path_factory):
         ("resnet", False),
         ("swin", True),
         ("adapters", False),
+        pytest.param("sources", True, marks=pytest.mark.slow),
         pytest.param("vitdet", False, marks=pytest.mark.slow),
     ],
     ids=lambda value: value if isinstance(value, str) else "a part without boxes" if value else "all with boxes",
@@ -52,7 +54,10 @@ def one_size(data, tmp_path_factory):
 def test_gradient_does_not_depend_on_the_layout(recipe, one_size, tmp_path, backbone, empty):
     """Promises 10 and 11: 4, 2x2 processes, 2x2 accumulated; half of the step without a box, backbone unfrozen."""
     more = ["--freeze_backbone", "true", "--lora_rank", "4"] if backbone == "adapters" else []
-    if backbone not in ("dinov2", "adapters"):
+    if backbone == "sources":
+        other = shutil.copytree(one_size, tmp_path / "other")
+        more = ["--dataset", one_size, other, "--dataset_weights", "1", "3"]
+    if backbone not in ("dinov2", "adapters", "sources"):
         still = {} if backbone == "resnet" else {"drop_path_rate": 0.0}  # drawn for each image of a batch
         recipe = with_backbone(recipe, tmp_path, backbone, **still)
     options = [recipe, "--dataset", one_size, "--image_sizes", "64", "--augmentation", "none", "--max_grad_norm", "0"]

@@ -13,6 +13,7 @@ import pytest
 import torch
 import yaml
 from helpers.launching import RECIPE, run
+from helpers.scenes import write_scenes
 from helpers.tiny import tiny_backbone_config, tiny_detector
 from transformers import AutoBackbone, TrainerControl, TrainingArguments
 
@@ -25,6 +26,7 @@ FLIPS = {
     "backbone_lr_factor": ["0.5"],
     "class_weights": ['{"digit 1": 3}'],
     "dataset": ["digits"],
+    "dataset_weights": ["1", "2", "--dataset", "DATA", "OTHER_DATA"],
     "early_stopping_patience": ["1"],
     "ema_decay": ["0.9"],
     "eval_split": ["train"],
@@ -117,7 +119,13 @@ def flip(data, tmp_path_factory):
     del recipe["total_batch_size"]
     path = folder / "base.yaml"
     path.write_text(yaml.safe_dump(recipe))
-    places = {"OTHER_BACKBONE": folder / "other_backbone", "CHECKPOINT": folder / "checkpoint"}
+    write_scenes(folder / "other_data", {"train": 3, "val": 2})
+    places = {
+        "DATA": data,
+        "OTHER_DATA": folder / "other_data",
+        "OTHER_BACKBONE": folder / "other_backbone",
+        "CHECKPOINT": folder / "checkpoint",
+    }
 
     def effects_of(name: str | None = None, occupied: bool = False, dataset: Path = data) -> dict:
         output = Path(tempfile.mkdtemp(dir=folder))

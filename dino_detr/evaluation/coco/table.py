@@ -14,10 +14,12 @@ def format_table(figures: dict) -> str:
     for heading, names in (("Average precision", FIGURES[:6]), ("Average recall", FIGURES[6:])):
         lines += [_line("", [MEANINGS[name] for name in names])]
         lines += [_line(heading, [format_figure(figures[name]) for name in names]), ""]
-    if figures["per_class"]:
-        lines.append(_line("Class", FIGURES[:6]))
-        for name, of_class in figures["per_class"].items():
-            lines.append(_line(str(name), [format_figure(of_class[key]) for key in FIGURES[:6]]))
+    for heading, part in (("Source", "per_source"), ("Class", "per_class")):
+        if figures.get(part):
+            lines.append(_line(heading, FIGURES[:6]))
+            for name, each in figures[part].items():
+                lines.append(_line(str(name), [format_figure(each[key]) for key in FIGURES[:6]]))
+            lines.append("")
     return "\n".join(lines).rstrip("\n")
 
 
