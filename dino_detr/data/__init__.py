@@ -50,7 +50,7 @@ def load_detection_dataset(source: str, split: str, findings: Findings | None = 
         if source == "digits":
             return _share(_part_of(load_digits_scenes(name), part, split))
         if _is_annotation_file(path) or (path.is_dir() and annotation_files(path)):
-            return _share(load_coco(path, name, part, findings))
+            return load_coco(path, name, part, findings)
     if _is_for_datasets(source, path):  # read from its own memory-mapped files
         return _part_of(load_hub_dataset(source, name, findings), part, split)
     raise _unknown(source)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 PIECE = 2**23  # bytes that are decoded together
-_TRIED = 50  # places where a piece may end, before it is taken larger
+_TRIED_FIRST, _TRIED = 3, 50  # places where a piece may end, before the list's end is looked for, or it taken larger
 _BETWEEN = re.compile(rb"\}[ \t\r\n]*,[ \t\r\n]*(?=\{)")
 _SPACE = re.compile(rb"[ \t\r\n]*")
 _NOT_OF_JSON = (b"NaN", b"Infinity")  # but Python writes and reads them
@@ -40,15 +40,19 @@ class JsonList:
         self.file, self.spans, self.form = file, spans, form
 
     def __iter__(self) -> Iterator[Any]:
-        for piece in self.pieces():
-            yield from piece
+        for text in self.texts():
+            yield from self.decode(text)
 
-    def pieces(self) -> Iterator[list]:
-        """Return some entries at a time."""
+    def texts(self) -> Iterator[bytes]:
+        """Return the JSON of some entries at a time, as a list."""
         with open(self.file, "rb") as file:
             for start, end in self.spans:
                 file.seek(start)
-                yield decode_json(b"[%b]" % file.read(end - start), list[self.form])
+                yield b"[%b]" % file.read(end - start)
+
+    def decode(self, text: bytes) -> list:
+        """Return the entries of one of the texts."""
+        return decode_json(text, list[self.form])
 
 
 def index_json(file: Path, forms: dict[str, Any]) -> dict[str, Any]:
@@ -153,25 +157,18 @@ class _Scanner:
             at, size = self._skip_space(at), PIECE
             while True:
                 buffer = self.read(at, size)
-                if end := self._find_end_of_piece(buffer):
-                    spans.append(Span(at, at + end[0]))
-                    at += end[1]
-                    break
-                found = self._decode_start(b"[" + buffer)
-                if found is not None:  # the rest of the list
-                    end_of_list = at + found[1] - 1
+                ends = _ends_of_entries(buffer)
+                end = next(filter(None, islice(ends, _TRIED_FIRST)), None)
+                if end is None and (rest := self._decode_start(b"[" + buffer)):
+                    end_of_list = at + rest[1] - 1
                     return [*spans, Span(at, end_of_list - 1)], end_of_list
+                if end := end or next(filter(None, islice(ends, _TRIED)), None):
+                    spans.append(Span(at, at + end.start() + 1))
+                    at += end.end()
+                    break
                 if at + len(buffer) == self.size:
                     raise ValueError(f"a list is cut or damaged at or after byte {at}")
                 size *= 2
-
-    def _find_end_of_piece(self, buffer: bytes) -> tuple[int, int] | None:
-        """Return where the last whole entry that another follows ends, and where that other one begins."""
-        for match in islice(_find_backwards(buffer), _TRIED):
-            end = match.start() + 1
-            if _is_list(b"[%b]" % buffer[:end]):  # or the place is within an entry, or beyond the list
-                return end, match.end()
-        return None
 
     def _decode_start(self, buffer: bytes) -> tuple[Any, int] | None:
         """Return a value that begins the buffer, and where it ends, if it does."""
@@ -192,11 +189,17 @@ class _Scanner:
             at += end
 
 
-def _find_backwards(buffer: bytes) -> Iterator[re.Match[bytes]]:
+def _ends_of_entries(buffer: bytes) -> Iterator[re.Match[bytes] | None]:
+    """
+    Return where an entry of a list ends and another follows, from the last, and None for a place that only looks so.
+
+    Args:
+        buffer: begins with an entry.
+    """
     at = buffer.rfind(b"}")
     while at >= 0:
         if match := _BETWEEN.match(buffer, at):
-            yield match
+            yield match if _is_list(b"[%b]" % buffer[: at + 1]) else None  # within an entry, or beyond the list
         at = buffer.rfind(b"}", 0, at)
 
 
