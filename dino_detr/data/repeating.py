@@ -3,7 +3,9 @@
 import numpy as np
 from datasets import Dataset
 
-from .rows import arrow_objects
+from .rows import objects_by_parts
+
+_MOST_CLASSES = 2**20
 
 
 def repeat_factors(rows: Dataset, threshold: float) -> np.ndarray:
@@ -19,10 +21,9 @@ def repeat_factors(rows: Dataset, threshold: float) -> np.ndarray:
     image, category = images_and_classes(rows)
     factors = np.ones(len(rows))
     if len(category):
-        pairs = np.unique(np.stack([image, category]), axis=1)
-        share = np.bincount(pairs[1]) / len(rows)
+        share = np.bincount(category) / len(rows)
         of_class = np.sqrt(threshold / np.maximum(share, 1e-12)).clip(min=1)
-        np.maximum.at(factors, pairs[0], of_class[pairs[1]])
+        np.maximum.at(factors, image, of_class[category])
     return factors
 
 
@@ -45,10 +46,12 @@ def number_of_samples(factors: np.ndarray) -> int:
 
 
 def images_and_classes(rows: Dataset) -> tuple[np.ndarray, np.ndarray]:
-    """Return the row and the class index of each object that is no crowd."""
-    objects = arrow_objects(rows)
-    categories, crowds = objects.field("category"), objects.field("iscrowd")
-    counts = np.diff(categories.offsets.to_numpy())
-    single = crowds.values.to_numpy() == 0
-    image = np.repeat(np.arange(len(rows)), counts)
-    return image[single], categories.values.to_numpy()[single]
+    """Return the rows that have each class, of objects that are no crowd: int64 `[pairs]`, and the class indices."""
+    pairs, first = [np.zeros(0, dtype=np.int64)], 0
+    for objects in objects_by_parts(rows):
+        categories = objects.field("category")
+        single = objects.field("iscrowd").flatten().to_numpy() == 0
+        image = np.repeat(np.arange(first, first + len(objects)), np.diff(categories.offsets.to_numpy()))
+        pairs.append(np.unique(image[single] * _MOST_CLASSES + categories.flatten().to_numpy()[single]))
+        first += len(objects)
+    return np.divmod(np.concatenate(pairs), _MOST_CLASSES)

@@ -13,7 +13,7 @@ from ..image_processing_dino_detr import encode_annotation, stack_padded
 from .augmentation import Augmentation
 from .decoding import decode_rgb, describe_fault
 from .image_files import image_name
-from .rows import SMALLEST_SIDE, arrow_objects
+from .rows import SMALLEST_SIDE, objects_by_parts
 
 _MOST_SKIPPED = 100  # images for one sample
 
@@ -140,11 +140,14 @@ def drop_images_without_boxes(rows: Dataset) -> Dataset:
 
 def count_objects(rows: Dataset) -> np.ndarray:
     """Count each row's boxes that have an extent and are not a crowd's: int64 `[rows]`."""
-    objects = arrow_objects(rows)
-    sides = objects.field("bbox").values.flatten().to_numpy().reshape(-1, 4)[:, 2:]
-    crowds = objects.field("iscrowd")
-    counted = (sides > SMALLEST_SIDE).all(1) & (crowds.values.to_numpy() == 0)
-    return np.diff(np.concatenate([[0], np.cumsum(counted)])[crowds.offsets.to_numpy()])
+    counts = [np.zeros(0, dtype=np.int64)]
+    for objects in objects_by_parts(rows):
+        sides = objects.field("bbox").flatten().flatten().to_numpy().reshape(-1, 4)[:, 2:]
+        crowds = objects.field("iscrowd")
+        counted = (sides > SMALLEST_SIDE).all(1) & (crowds.flatten().to_numpy() == 0)
+        offsets = crowds.offsets.to_numpy()
+        counts.append(np.diff(np.concatenate([[0], np.cumsum(counted)])[offsets - offsets[0]]))
+    return np.concatenate(counts)
 
 
 def collate(samples: list[dict]) -> dict:

@@ -4,6 +4,7 @@ import itertools
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import msgspec
 import numpy as np
@@ -32,10 +33,6 @@ class _Plain(msgspec.Struct, gc=False):
 _DECODER = msgspec.json.Decoder(list[_Plain])
 
 
-def column(kind: str) -> array:
-    return field(default_factory=lambda: array(kind))
-
-
 @dataclass
 class CocoObjects:
     """
@@ -45,13 +42,13 @@ class CocoObjects:
     whose number in `ids` means nothing, `unusable_ids` what some of them have instead of one.
     """
 
-    ids: array = column("q")
-    images: array = column("i")
-    labels: array = column("i")
-    boxes: array = column("d")
-    areas: array = column("d")
-    crowds: array = column("b")
-    without_id: array = column("q")
+    ids: array = field(default_factory=partial(array, "q"))
+    images: array = field(default_factory=partial(array, "i"))
+    labels: array = field(default_factory=partial(array, "i"))
+    boxes: array = field(default_factory=partial(array, "d"))
+    areas: array = field(default_factory=partial(array, "d"))
+    crowds: array = field(default_factory=partial(array, "b"))
+    without_id: array = field(default_factory=partial(array, "q"))
     unusable_ids: dict[int, object] = field(default_factory=dict)
 
     def add(self, id_: int | None, given_id: object, row: int, label: int, box: list, area: float, crowd: int) -> None:
