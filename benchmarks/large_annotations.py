@@ -18,7 +18,6 @@ import tempfile
 from importlib.metadata import version
 from pathlib import Path
 
-from data_loading import processor_name, write_section
 from PIL import Image
 
 HEADING = "## Large annotation files"

@@ -1,5 +1,6 @@
 """COCO annotation files as rows, and as the truth that results are scored against."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from .annotation_json import read_annotation_json
 from .box_forms import find_box_form
 from .coco_layouts import find_annotations, is_shared
 from .coco_reader import CocoObjects, CocoReader, read_field, why_unusable
+from .kept_rows import KeptRows
 from .shared_rows import share_batches
 from .splits import choose_part, split_part
 
@@ -41,22 +43,53 @@ def load_coco(source: Path, split: str, part: str = "", findings: Findings | Non
         ValueError: the annotation file is not JSON or lacks one of its three lists, or any category.
     """
     annotation_file, files = find_annotations(source, split)
-    content = read_annotation_json(annotation_file)
-    reader = CocoReader(annotation_file, content, Findings() if findings is None else findings)
-    chosen = None
-    if part:
-        chosen = set(choose_part(part, [_key(entry) for entry in content["images"]], split + part))
+    names_unnamed = findings is not None and not part and not is_shared(annotation_file, Path(files.folder))
+    places = str(annotation_file.resolve()), files.folder, files.root
+    kept = KeptRows(*places, part, f"unnamed: {names_unnamed}, refused: {findings is None}")
+    found = Findings()
+    rows = kept.find(found)
+    if rows is None:
+        reader = CocoReader(annotation_file, read_annotation_json(annotation_file), found)
+        chosen = _choose_images(reader, part, split)
+        categories = _read_categories(reader)
+        images = reader.read_images(files, chosen)
+        rows = _make_rows(reader, categories, images, refuse=findings is None)
+        if names_unnamed:
+            reader.note_unnamed_files(files, images.values())
+        if not reader.opened_images:
+            folders = {os.path.dirname(path) for path, _, _ in images.values()}.union(files.folders)
+            walked = os.walk(files.folder) if names_unnamed else ()
+            kept.keep(rows, [annotation_file, *folders, *(folder for folder, _, _ in walked)], found)
+    if findings is not None:
+        findings.update(found)
+    return rows
+
+
+def _choose_images(reader: CocoReader, part: str, split: str) -> set[int] | None:
+    """Return the positions of the images of a part of the split, None for all."""
+    if not part:
+        return None
+    return set(choose_part(part, [_key(entry) for entry in reader.content["images"]], split + part))
+
+
+def _read_categories(reader: CocoReader) -> dict[int | str, str]:
     categories = reader.read_categories()
     if not categories:
-        wrong = "".join(f" Its categories[0] {why_unusable(entry)}." for entry in content["categories"][:1])
-        raise ValueError(f"{annotation_file} has no categories: boxes need {{'id': 1, 'name': 'cat'}}, say.{wrong}")
-    images = reader.read_images(files, chosen)
-    ids = sorted(categories.keys() - _find_dummy(content), key=lambda id_: reader.category_number[id_])
+        wrong = "".join(f" Its categories[0] {why_unusable(entry)}." for entry in reader.content["categories"][:1])
+        raise ValueError(
+            f"{reader.annotation_file} has no categories: boxes need {{'id': 1, 'name': 'cat'}}, say.{wrong}"
+        )
+    return categories
+
+
+def _make_rows(
+    reader: CocoReader, categories: dict[int | str, str], images: dict[int | str, tuple[str, int, int]], refuse: bool
+) -> Dataset:
+    """Return the rows of these images; boxes that are not in pixels are an error or a finding."""
+    ids = sorted(categories.keys() - _find_dummy(reader.content), key=lambda id_: reader.category_number[id_])
     objects = reader.read_annotations(images, {id_: rank for rank, id_ in enumerate(ids)})
     sizes = np.array([size for _, *size in images.values()], dtype=np.int64).reshape(-1, 2)
-    _judge_boxes(objects, sizes, annotation_file, findings)
-    if findings is not None and not part and not is_shared(annotation_file, Path(files.folder)):
-        reader.note_unnamed_files(files, images.values())
+    _judge_boxes(objects, sizes, reader, refuse)
     features = detection_features([categories[id_] for id_ in ids], [reader.category_number[id_] for id_ in ids])
     paths = [path for path, _, _ in images.values()]
     image_ids = np.array([reader.image_number[id_] for id_ in images], dtype=np.int64)
@@ -109,19 +142,18 @@ def take_part(content: dict, split: str) -> dict:
     return {**content, "images": images, "annotations": annotations}
 
 
-def _judge_boxes(objects: CocoObjects, sizes: np.ndarray, file: Path, findings: Findings | None) -> None:
+def _judge_boxes(objects: CocoObjects, sizes: np.ndarray, reader: CocoReader, refuse: bool) -> None:
     """Boxes that are not x, y, width, height in pixels are a defect of the whole file."""
     boxes = np.frombuffer(objects.boxes).reshape(-1, 4)
     evidence = find_box_form(boxes, np.frombuffer(objects.images, dtype=np.int32), sizes)
     if evidence is None:
         return
-    if findings is not None:
-        findings.add(_FORMS[evidence.form], file, value=evidence.text)
-    elif evidence.form == "normalised":
+    if refuse and evidence.form == "normalised":
         raise ValueError(
-            f"{file}: the boxes are normalised, not in pixels: {evidence.text}. "
+            f"{reader.annotation_file}: the boxes are normalised, not in pixels: {evidence.text}. "
             "COCO's are x, y, width, height in pixels: convert them."
         )
+    reader.findings.add(_FORMS[evidence.form], reader.annotation_file, value=evidence.text)
 
 
 def _make_batches(

@@ -27,6 +27,7 @@ class CocoReader:
         self.image_number: dict[int | str, int] = {}
         self.category_number: dict[int | str, int] = {}
         self.listed_images: set[int | str] = set()  # with those that are left out
+        self.opened_images = False  # to read their sizes
 
     def read_categories(self) -> dict[int | str, str]:
         """Names by id."""
@@ -156,6 +157,7 @@ class CocoReader:
                 value = f"width {shown(given[0])}, height {shown(given[1])}"
                 self.findings.add("text_number", path, value=value)
             return width, height
+        self.opened_images = True
         try:
             width, height = read_upright_size(path)
         except OSError as fault:
