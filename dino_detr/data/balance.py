@@ -3,7 +3,7 @@
 import numpy as np
 from datasets import Dataset
 
-from .repeating import images_and_classes
+from .repeating import count_images
 from .rows import class_names, objects_by_parts
 
 _LISTED = 12  # classes, the rarest; beyond twice as many the others are summed up
@@ -19,11 +19,11 @@ def describe_balance(rows: Dataset) -> str:
     Args:
         rows: of `load_detection_dataset`, checked.
     """
-    _, category = images_and_classes(rows)
     names = class_names(rows)
-    if not len(category):
+    images = count_images(rows)
+    if not images.sum():
         return "  no boxes"
-    images = np.bincount(category, minlength=len(names))
+    images = np.pad(images, (0, len(names) - len(images)))
     boxes, kinds = np.zeros(len(names), dtype=np.int64), np.zeros(len(_SIZES), dtype=np.int64)
     for objects in objects_by_parts(rows):
         single = objects.field("iscrowd").flatten().to_numpy() == 0

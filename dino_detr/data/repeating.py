@@ -1,5 +1,7 @@
 """Repeat-factor sampling: images with rare classes come more often (LVIS, arXiv 1908.03195, appendix B.1)."""
 
+from collections.abc import Iterator
+
 import numpy as np
 from datasets import Dataset
 
@@ -18,11 +20,10 @@ def repeat_factors(rows: Dataset, threshold: float) -> np.ndarray:
     Args:
         threshold: the share of images, 0..1, below which a class is rare.
     """
-    image, category = images_and_classes(rows)
     factors = np.ones(len(rows))
-    if len(category):
-        share = np.bincount(category) / len(rows)
-        of_class = np.sqrt(threshold / np.maximum(share, 1e-12)).clip(min=1)
+    share = count_images(rows) / max(len(rows), 1)
+    of_class = np.sqrt(threshold / np.maximum(share, 1e-12)).clip(min=1)
+    for image, category in images_and_classes(rows):
         np.maximum.at(factors, image, of_class[category])
     return factors
 
@@ -45,13 +46,23 @@ def number_of_samples(factors: np.ndarray) -> int:
     return int(np.ceil(factors.sum() - 1e-9))
 
 
-def images_and_classes(rows: Dataset) -> tuple[np.ndarray, np.ndarray]:
-    """Return the rows that have each class, of objects that are no crowd: int64 `[pairs]`, and the class indices."""
-    pairs, first = [np.zeros(0, dtype=np.int64)], 0
+def count_images(rows: Dataset) -> np.ndarray:
+    """Return in how many images each class is, int64 `[classes]`, as far as there are objects of them."""
+    parts = [np.bincount(category) for _, category in images_and_classes(rows)]
+    counts = np.zeros(max(map(len, parts), default=0), dtype=np.int64)
+    for part in parts:
+        counts[: len(part)] += part
+    return counts
+
+
+def images_and_classes(rows: Dataset) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Return which rows have which classes, each pair once, of some rows at a time. Crowds do not count."""
+    first = 0
     for objects in objects_by_parts(rows):
         categories = objects.field("category")
         single = objects.field("iscrowd").flatten().to_numpy() == 0
         image = np.repeat(np.arange(first, first + len(objects)), np.diff(categories.offsets.to_numpy()))
-        pairs.append(np.unique(image[single] * _MOST_CLASSES + categories.flatten().to_numpy()[single]))
+        yield np.divmod(
+            np.unique(image[single] * _MOST_CLASSES + categories.flatten().to_numpy()[single]), _MOST_CLASSES
+        )
         first += len(objects)
-    return np.divmod(np.concatenate(pairs), _MOST_CLASSES)

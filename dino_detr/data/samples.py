@@ -1,6 +1,5 @@
 """Rows become augmented training samples, and samples become batches."""
 
-from collections.abc import Iterable
 from functools import cached_property
 
 import numpy as np
@@ -13,9 +12,10 @@ from ..image_processing_dino_detr import encode_annotation, stack_padded
 from .augmentation import Augmentation
 from .decoding import decode_rgb, describe_fault
 from .image_files import image_name
-from .rows import SMALLEST_SIDE, objects_by_parts
+from .rows import SMALLEST_SIDE, arrow_table, objects_by_parts
 
 _MOST_SKIPPED = 100  # images for one sample
+_DRAWN_TOGETHER = 10_000  # sizes
 
 
 class TrainingSamples(torch.utils.data.Dataset):
@@ -110,24 +110,27 @@ class TrainingSamples(torch.utils.data.Dataset):
             "noise_seed": noise_seed,
         }
 
-    def draw_sizes(self, indices: Iterable[int] | None = None) -> torch.Tensor:
+    def draw_sizes(self, indices: torch.Tensor | None = None) -> torch.Tensor:
         """
-        Heights and widths of samples in this epoch, int64 `[samples, 2]`: as `Augmentation.draw_size` knows them.
+        Heights and widths of samples in this epoch, int32 `[samples, 2]`: as `Augmentation.draw_size` knows them.
 
         From the rows' sizes, no image is opened; 100,000 samples take about a second.
 
         Args:
-            indices: of samples; None: each row once.
+            indices: of samples, int64 `[samples]`; None: each row once.
         """
-        rows = self.rows.select_columns(["width", "height"])[:]
-        heights, widths = rows["height"], rows["width"]
-        sizes, epoch = [], self.epoch
+        table = arrow_table(self.rows.select_columns(["width", "height"]))
+        heights, widths = table["height"].to_numpy(), table["width"].to_numpy()
+        indices = torch.arange(len(heights)) if indices is None else indices
+        sizes, epoch, count = np.empty((len(indices), 2), dtype=np.int32), self.epoch, 0
         with torch.random.fork_rng(devices=[]):
-            for index in range(len(heights)) if indices is None else indices:
-                row = index % len(heights)
-                torch.default_generator.manual_seed(self._seed(index, epoch))
-                sizes.append(self.augmentation.draw_size(heights[row], widths[row]))
-        return torch.tensor(sizes).reshape(-1, 2)
+            for part in indices.split(_DRAWN_TOGETHER):
+                rows = part.numpy() % max(len(heights), 1)
+                for index, height, width in zip(part.tolist(), heights[rows].tolist(), widths[rows].tolist()):
+                    torch.default_generator.manual_seed(self._seed(index, epoch))
+                    sizes[count] = self.augmentation.draw_size(height, width)
+                    count += 1
+        return torch.from_numpy(sizes)
 
     def _seed(self, index: int, epoch: int) -> int:
         return hash((self.seed, epoch, index)) % 2**63

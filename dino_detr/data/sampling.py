@@ -12,6 +12,8 @@ from .samples import TrainingSamples
 
 _WINDOW = 128  # batches; the more, the less padding, and the more alike in scale are the images of a batch
 
+_ITERATED = 10_000  # indices that are Python's numbers at a time
+
 
 class SizeGroupedSampler(Sampler[int]):
     """
@@ -40,19 +42,23 @@ class SizeGroupedSampler(Sampler[int]):
         return len(self.samples) if self.factors is None else number_of_samples(self.factors)
 
     def __iter__(self) -> Iterator[int]:
+        for part in self._draw_order().split(_ITERATED):
+            yield from part.tolist()
+
+    def _draw_order(self) -> Tensor:
+        """Return the order of the epoch, int64 `[len(self)]`: all that is held of it while it lasts."""
         generator = torch.Generator().manual_seed(hash((self.samples.seed, self.samples.epoch)) % 2**63)
         indices = self._draw_indices(generator)
         order = torch.randperm(len(self), generator=generator)
         count = len(self) // self.batch_size
         if count:
-            sides = self.samples.draw_sizes(indices.tolist()).double().log()
+            sizes = self.samples.draw_sizes(indices)
             # two windows at least, or images of fixed sizes would always share their batches
             window = min(_WINDOW, math.ceil(count / 2)) * self.batch_size
-            windows = order[: count * self.batch_size].split(window)
-            batches = [batch for window in windows for batch in self._halve(window, sides)]
-            for batch in torch.randperm(count, generator=generator).tolist():
-                yield from indices[batches[batch]].tolist()
-        yield from indices[order[count * self.batch_size :]].tolist()
+            in_batches = order[: count * self.batch_size]
+            batches = torch.cat([torch.stack(self._halve(samples, sizes)) for samples in in_batches.split(window)])
+            in_batches.copy_(batches[torch.randperm(count, generator=generator)].flatten())
+        return indices[order]
 
     def _draw_indices(self, generator: torch.Generator) -> Tensor:
         """Return the samples of the epoch, int64 `[len(self)]`."""
@@ -65,12 +71,12 @@ class SizeGroupedSampler(Sampler[int]):
         times = torch.arange(len(images)) - (repeats.cumsum(0) - repeats)[images]
         return images + times * len(self.samples)
 
-    def _halve(self, samples: Tensor, sides: Tensor) -> list[Tensor]:
+    def _halve(self, samples: Tensor, sizes: Tensor) -> list[Tensor]:
         """Batches of the samples, split in two by the side in which they differ more, again and again."""
         count = len(samples) // self.batch_size
         if count == 1:
             return [samples]
-        side = int(sides[samples].std(0).argmax())
-        ascending = samples[sides[samples, side].argsort(stable=True)]
+        sides = sizes[samples].double().log()
+        ascending = samples[sides[:, sides.std(0).argmax()].argsort(stable=True)]
         half = count // 2 * self.batch_size
-        return self._halve(ascending[:half], sides) + self._halve(ascending[half:], sides)
+        return self._halve(ascending[:half], sizes) + self._halve(ascending[half:], sizes)
