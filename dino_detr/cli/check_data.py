@@ -13,6 +13,7 @@ def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
     verb.add_argument("source", metavar="SOURCE", help="as --dataset of training: a COCO folder, say")
     verb.add_argument("--split", action="append", help="split to check (default: all; may be repeated)")
     verb.add_argument("--strict", action="store_true", help="exit with status 1 if there are defects")
+    verb.add_argument("--images", choices=("pixels", "headers", "none"), default="pixels", help="what is read of each")
     verb.add_argument("--show", type=int, metavar="N", help="only draw N augmented samples of one split")
     verb.add_argument("--output", default="samples.png", metavar="FILE.png", help="where to (default: samples.png)")
     verb.add_argument("--recipe", metavar="RECIPE", help="whose augmentation (default: the reference's)")
@@ -29,7 +30,8 @@ def run(options: argparse.Namespace) -> None:
 
     reports = []
     for split in options.split or list_splits(options.source):
-        reports.append(check_split(options.source, split, DinoDetrConfig().num_queries, reports, refuse=False))
+        queries = DinoDetrConfig().num_queries
+        reports.append(check_split(options.source, split, queries, reports, refuse=False, images=options.images))
         print(reports[-1].format(), describe_balance(reports[-1].rows), "", sep="\n")
     print(summarise(reports))
     if options.strict and any(report.defects for report in reports):

@@ -80,7 +80,7 @@ def _check(options: DinoDetrTrainingArguments) -> list[Report]:
     reports = []
     with options.main_process_first(local=False, desc="checking the data"):  # the others find it in the cache
         for split in dict.fromkeys((options.train_split, options.eval_split)):
-            reports.append(check_split(str(options.dataset), split, other_splits=reports))
+            reports.append(check_split(str(options.dataset), split, other_splits=reports, images=options.check_images))
     summary = summarise(reports)
     if options.process_index == 0:
         for report in reports:
