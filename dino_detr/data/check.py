@@ -116,9 +116,8 @@ def check_split(
         if images != "none":
             place = os.path.abspath(source) if os.path.exists(source) else source
             facts = inspect_images(rows, f"{place} {split}", pixels=images == "pixels")
+            digests = {digest: name for digest, name in zip(facts.digests, image_names(rows)) if digest}
         fitted = _fit_to_images(rows, facts, findings)
-        if images == "pixels":
-            digests = {facts.digests[row]: name for row, name in enumerate(image_names(rows)) if facts.digests[row]}
         for other in other_splits:
             for digest, file in digests.items():
                 if digest in other.digests:
@@ -189,8 +188,9 @@ def _fit_part(rows: Dataset, first: int, facts: ImageFacts | None, findings: Fin
     row_of = np.repeat(np.arange(len(sizes)), np.diff(offsets))
     flat = {name: column.flatten() for name, column in lists.items()}
     boxes = flat["bbox"].flatten().to_numpy().reshape(-1, 4)
-    clipped, fates = _clip(boxes, sizes[row_of])
-    fates[~good[row_of]] = ""
+    clipped, fates = boxes.copy(), np.full(len(boxes), "", dtype="U16")
+    doubtful = np.flatnonzero(_may_leave(boxes, sizes[row_of]) & good[row_of])
+    clipped[doubtful], fates[doubtful] = _clip(boxes[doubtful], sizes[row_of[doubtful]])
     changed = (fates != "").nonzero()[0]
     for position in changed:
         file, annotation_id = names[row_of[position]], flat["id"][position].as_py()
@@ -222,6 +222,12 @@ def _note_images(
     for index in wrong.nonzero()[0]:
         said, is_ = (f"{width} x {height}" for width, height in (sizes[index], facts.sizes[first + index]))
         findings.add("wrong_size", names[index], value=f"{said}, the file has {is_}")
+
+
+def _may_leave(boxes: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """Return which boxes are not well within their images: the few that `_clip` is to look at. Shapes are its own."""
+    within = (boxes[:, :2] >= 0) & (boxes[:, 2:] > 1e-3) & (boxes[:, :2] + boxes[:, 2:] <= sizes)
+    return ~(within[:, 0] & within[:, 1])
 
 
 def _clip(boxes: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

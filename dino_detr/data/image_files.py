@@ -105,8 +105,9 @@ def image_name(image: dict, image_id: int) -> str:
 def image_names(rows: Dataset) -> Iterator[str]:
     """How to name the image of each row."""
     ids = rows["image_id"]
+    images = rows.select_columns(["image"]).with_format("arrow")
     for start in range(0, len(rows), 1000):  # paths only: embedded images are large
-        column = rows.select_columns(["image"]).with_format("arrow")[start : start + 1000]["image"].combine_chunks()
+        column = images[start : start + 1000]["image"].combine_chunks()
         for offset, path in enumerate(column.field("path").to_pylist()):
             yield path or f"image {ids[start + offset]}"
 

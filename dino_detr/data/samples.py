@@ -110,25 +110,30 @@ class TrainingSamples(torch.utils.data.Dataset):
             "noise_seed": noise_seed,
         }
 
-    def draw_sizes(self, indices: torch.Tensor | None = None) -> torch.Tensor:
+    @cached_property
+    def _sizes(self) -> np.ndarray:
+        """Heights and widths of the rows, int32 `[rows, 2]`."""
+        table = arrow_table(self.rows.select_columns(["width", "height"]))
+        return np.stack([table[side].to_numpy().astype(np.int32) for side in ("height", "width")], 1)
+
+    def draw_sizes(self, indices: torch.Tensor | None = None, epoch: int | None = None) -> torch.Tensor:
         """
-        Heights and widths of samples in this epoch, int32 `[samples, 2]`: as `Augmentation.draw_size` knows them.
+        Heights and widths of samples, int32 `[samples, 2]`: as `Augmentation.draw_size` knows them.
 
         From the rows' sizes, no image is opened; 100,000 samples take about a second.
 
         Args:
             indices: of samples, int64 `[samples]`; None: each row once.
+            epoch: another than this one.
         """
-        table = arrow_table(self.rows.select_columns(["width", "height"]))
-        heights, widths = table["height"].to_numpy(), table["width"].to_numpy()
-        indices = torch.arange(len(heights)) if indices is None else indices
-        sizes, epoch, count = np.empty((len(indices), 2), dtype=np.int32), self.epoch, 0
+        indices = torch.arange(len(self.rows)) if indices is None else indices
+        epoch = self.epoch if epoch is None else epoch
+        sizes, count = np.empty((len(indices), 2), dtype=np.int32), 0
         with torch.random.fork_rng(devices=[]):
             for part in indices.split(_DRAWN_TOGETHER):
-                rows = part.numpy() % max(len(heights), 1)
-                for index, height, width in zip(part.tolist(), heights[rows].tolist(), widths[rows].tolist()):
+                for index, size in zip(part.tolist(), self._sizes[part.numpy() % len(self.rows)].tolist()):
                     torch.default_generator.manual_seed(self._seed(index, epoch))
-                    sizes[count] = self.augmentation.draw_size(height, width)
+                    sizes[count] = self.augmentation.draw_size(*size)
                     count += 1
         return torch.from_numpy(sizes)
 

@@ -24,7 +24,7 @@ class SizeGroupedSampler(Sampler[int]):
     A batch is padded to its tallest and its widest image; the reference groups its images, upright or not, for the same
     reason. Here a random order is cut into windows of up to 128 batches, the samples of each window are halved by
     height or width until batches are left, and all batches are shuffled. What does not fill a batch comes last. The
-    order depends on the samples' (seed, epoch) alone.
+    order depends on the samples' (seed, epoch) alone. It takes 16 bytes a sample while an epoch lasts.
 
     Args:
         samples: whose epoch is the order's too. (accelerate tells the epoch to a sampler or to the data set, never to
@@ -42,23 +42,25 @@ class SizeGroupedSampler(Sampler[int]):
         return len(self.samples) if self.factors is None else number_of_samples(self.factors)
 
     def __iter__(self) -> Iterator[int]:
-        for part in self._draw_order().split(_ITERATED):
-            yield from part.tolist()
-
-    def _draw_order(self) -> Tensor:
-        """Return the order of the epoch, int64 `[len(self)]`: all that is held of it while it lasts."""
-        generator = torch.Generator().manual_seed(hash((self.samples.seed, self.samples.epoch)) % 2**63)
+        epoch = self.samples.epoch
+        generator = torch.Generator().manual_seed(hash((self.samples.seed, epoch)) % 2**63)
         indices = self._draw_indices(generator)
-        order = torch.randperm(len(self), generator=generator)
+        order = indices[torch.randperm(len(self), generator=generator)]
         count = len(self) // self.batch_size
-        if count:
-            sizes = self.samples.draw_sizes(indices)
-            # two windows at least, or images of fixed sizes would always share their batches
-            window = min(_WINDOW, math.ceil(count / 2)) * self.batch_size
-            in_batches = order[: count * self.batch_size]
-            batches = torch.cat([torch.stack(self._halve(samples, sizes)) for samples in in_batches.split(window)])
-            in_batches.copy_(batches[torch.randperm(count, generator=generator)].flatten())
-        return indices[order]
+        in_batches, rest = order[: count * self.batch_size], order[count * self.batch_size :]
+        # two windows at least, or images of fixed sizes would always share their batches
+        in_window = max(1, min(_WINDOW, math.ceil(count / 2)))
+        windows, is_grouped = in_batches.split(in_window * self.batch_size), set()
+        for some in torch.randperm(count, generator=generator).split(_ITERATED):
+            for batch in some.tolist():
+                window, position = divmod(batch, in_window)
+                if window not in is_grouped:  # the first batch need not wait for the sizes of a million samples
+                    sizes = self.samples.draw_sizes(windows[window], epoch)
+                    windows[window].copy_(torch.cat(self._halve(windows[window], sizes)))
+                    is_grouped.add(window)
+                yield from windows[window][position * self.batch_size :][: self.batch_size].tolist()
+        for some in rest.split(_ITERATED):
+            yield from some.tolist()
 
     def _draw_indices(self, generator: torch.Generator) -> Tensor:
         """Return the samples of the epoch, int64 `[len(self)]`."""
@@ -72,11 +74,12 @@ class SizeGroupedSampler(Sampler[int]):
         return images + times * len(self.samples)
 
     def _halve(self, samples: Tensor, sizes: Tensor) -> list[Tensor]:
-        """Batches of the samples, split in two by the side in which they differ more, again and again."""
+        """Batches of samples of these sizes, split in two by the side in which they differ more, again and again."""
         count = len(samples) // self.batch_size
         if count == 1:
             return [samples]
-        sides = sizes[samples].double().log()
-        ascending = samples[sides[:, sides.std(0).argmax()].argsort(stable=True)]
+        sides = sizes.double().log()
+        ascending = sides[:, sides.std(0).argmax()].argsort(stable=True)
         half = count // 2 * self.batch_size
-        return self._halve(ascending[:half], sizes) + self._halve(ascending[half:], sizes)
+        parts = ascending[:half], ascending[half:]
+        return [batch for part in parts for batch in self._halve(samples[part], sizes[part])]

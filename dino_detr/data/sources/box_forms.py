@@ -80,7 +80,8 @@ def _is_known(boxes: np.ndarray, sizes: np.ndarray) -> np.ndarray:
 
 
 def _is_outside(boxes: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    return _is_known(boxes, sizes) & (boxes[:, :2] + boxes[:, 2:] > sizes + 1.0).any(1)
+    outside = boxes[:, :2] + boxes[:, 2:] > sizes + 1.0
+    return _is_known(boxes, sizes) & (outside[:, 0] | outside[:, 1])
 
 
 def _first(

@@ -125,7 +125,7 @@ class CocoObjects:
                 kind, own_id = "missing_annotation_id" if given is None else "unusable_annotation_id", None
             ids[position] = next(new_ids)
             said = f"{shown(given)}, " if kind == "unusable_annotation_id" else ""
-            findings.add(kind, paths[self.images[position]], own_id, f"{said}now {ids[position]}")
+            findings.add(kind, paths[int(self.images[position])], own_id, f"{said}now {ids[position]}")
 
     def batches(self, num_images: int) -> Iterator[pa.StructArray]:
         """Return the objects of all images as `rows.py` describes them, of 1,000 images at a time."""
