@@ -1,6 +1,6 @@
 """Annotation files as large as Objects365's: seconds and peak memory of starting to train, the first time and again.
 
-    python benchmarks/large_annotations.py --scales 1 4 30 --output benchmarks/RESULTS.md
+    python benchmarks/large_annotations.py --scales 1 4 30
 
 Scale 1 is 57,000 images with 15 boxes each; 30 is Objects365's 1.7 million images, a JSON file of 4 GB. Files are made
 under `--folder` and deleted. Images are links to one small file. Each measure is a process of its own.
@@ -15,44 +15,42 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from importlib.metadata import version
 from pathlib import Path
 
 from PIL import Image
 
-HEADING = "## Large annotation files"
 IMAGES, BOXES, CLASSES = 57_000, 15, 365
 LINKS = 40_000  # to one file; file systems have a limit
 
-LIBRARIES = "import dino_detr.data.check, dino_detr.data.sampling, dino_detr.data.augmentation"
-START = f"""
+SETTLED = 3  # seconds after which files count as finished
+START = """
 import json, resource, sys, time
-{LIBRARIES}
+from dino_detr.data.augmentation import build_augmentation
 from dino_detr.data.check import check_split
 from dino_detr.data.samples import TrainingSamples, drop_images_without_boxes
 from dino_detr.data.sampling import SizeGroupedSampler
-from dino_detr.data.augmentation import build_augmentation
-source, images = sys.argv[1:]
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+measured = {"libraries": peak()}
 started = time.perf_counter()
-seconds = {{}}
-def done(name):
-    global started
-    seconds[name] = time.perf_counter() - started
-    started = time.perf_counter()
-report = check_split(source, "train", images=images)
-done("rows")
-samples = TrainingSamples(drop_images_without_boxes(report.rows), build_augmentation("none", [640], 1333), seed=0)
-done("samples")
+rows = drop_images_without_boxes(check_split(sys.argv[1], "train", images=sys.argv[2]).rows)
+measured["rows"] = time.perf_counter() - started
+samples = TrainingSamples(rows, build_augmentation("reference", [480, 640, 800], 1333), seed=0)
 order = iter(SizeGroupedSampler(samples, 64))
-first = next(order)
-done("order")
-for _ in order: pass
-done("epoch")
-samples[first]
-seconds["memory"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-seconds["private"] = next(int(l.split()[1]) for l in open("/proc/self/status") if l.startswith("RssAnon")) / 2**20
-seconds["boxes"] = sum(len(entry.count) for entry in report.findings)  if False else 0
-print(json.dumps(seconds))
+samples[next(order)]
+measured["first sample"] = time.perf_counter() - started
+measured["peak"] = peak()
+status = dict(line.split(":") for line in open("/proc/self/status"))
+measured["private"] = int(status["RssAnon"].split()[0]) / 2**20
+started = time.perf_counter()
+for index in order:
+    pass
+measured["epoch"] = time.perf_counter() - started
+print(json.dumps(measured))
 """
 
 
@@ -84,5 +82,55 @@ def write_folder(folder: Path, scale: int) -> None:
         file.write(f'], "categories": {json.dumps(categories)}}}')
 
 
+def measure(folder: Path, images: str) -> dict[str, float]:
+    """Return seconds and GiB of a start, in a process of its own."""
+    caches = dict.fromkeys(("HF_DATASETS_CACHE", "XDG_CACHE_HOME"), str(folder / "cache"))
+    command = [sys.executable, "-c", START, str(folder / "data"), images]
+    done = subprocess.run(command, env={**os.environ, **caches}, capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(done.stderr)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def describe(folder: Path, scale: int, headers: bool) -> list[str]:
+    """Return rows of the table of a scale."""
+    size = (folder / "data" / "annotations" / "instances_train.json").stat().st_size / 1e9
+    what = f"{scale}x: {IMAGES * scale:,} images, {IMAGES * scale * BOXES:,} boxes, {size:.2f} GB"
+    starts = {"first": "none", "second": "none"} | ({"headers of the images read": "headers"} if headers else {})
+    lines = []
+    for start, images in starts.items():
+        m = measure(folder, images)
+        print(scale, start, m, flush=True)
+        lines.append(
+            f"| {what} | {start} | {m['rows']:.1f} | {m['first sample']:.1f} | {m['peak']:.2f} | "
+            f"{m['peak'] - m['libraries']:.2f} | {m['private']:.2f} | {m['epoch']:.1f} |"
+        )
+    return lines
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--scales", type=int, nargs="+", default=[1, 4])
+    parser.add_argument("--headers", action="store_true", help="also with the headers of all images read")
+    parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()), help="where files are made")
+    arguments = parser.parse_args()
+    lines = []
+    for scale in arguments.scales:
+        folder = arguments.folder / f"large_annotations_{scale}"
+        try:
+            write_folder(folder / "data", scale)
+            time.sleep(SETTLED)
+            lines += describe(folder, scale, arguments.headers)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+    versions = ", ".join(f"{name} {version(name)}" for name in ("datasets", "pyarrow", "msgspec"))
+    print(
+        f"{len(os.sched_getaffinity(0))} cores, load average {os.getloadavg()[1]:.0f}; Python "
+        f"{platform.python_version()}, {versions}.\n\n| file | start | rows, s | first sample, s | peak, GiB | "
+        "above the libraries | private at the end | order of an epoch, s |\n|---|---|---|---|---|---|---|---|"
+    )
+    print("\n".join(lines))
+
+
 if __name__ == "__main__":
-    write_folder(Path(sys.argv[1]), int(sys.argv[2]))
+    main()

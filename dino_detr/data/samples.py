@@ -1,5 +1,6 @@
 """Rows become augmented training samples, and samples become batches."""
 
+from collections.abc import Sequence
 from functools import cached_property
 
 import numpy as np
@@ -116,17 +117,17 @@ class TrainingSamples(torch.utils.data.Dataset):
         table = arrow_table(self.rows.select_columns(["width", "height"]))
         return np.stack([table[side].to_numpy().astype(np.int32) for side in ("height", "width")], 1)
 
-    def draw_sizes(self, indices: torch.Tensor | None = None, epoch: int | None = None) -> torch.Tensor:
+    def draw_sizes(self, indices: Sequence[int] | torch.Tensor | None = None, epoch: int | None = None) -> torch.Tensor:
         """
         Heights and widths of samples, int32 `[samples, 2]`: as `Augmentation.draw_size` knows them.
 
         From the rows' sizes, no image is opened; 100,000 samples take about a second.
 
         Args:
-            indices: of samples, int64 `[samples]`; None: each row once.
+            indices: of samples; None: each row once.
             epoch: another than this one.
         """
-        indices = torch.arange(len(self.rows)) if indices is None else indices
+        indices = torch.arange(len(self.rows)) if indices is None else torch.as_tensor(indices)
         epoch = self.epoch if epoch is None else epoch
         sizes, count = np.empty((len(indices), 2), dtype=np.int32), 0
         with torch.random.fork_rng(devices=[]):

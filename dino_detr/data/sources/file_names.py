@@ -49,9 +49,9 @@ class ImageFiles:
 
     @property
     def folders(self) -> list[str]:
-        """The folders whose entries were looked through, or would have been had names been spelled otherwise."""
+        """The folders whose entries were looked through."""
         walked = os.walk(self.root) if self._anywhere else ()
-        return [*self._places, *self._listings, *(folder for folder, _, _ in walked)]
+        return [*self._listings, *(folder for folder, _, _ in walked)]
 
     def find_all(self, names: Sequence[str]) -> list[Found]:
         """
