@@ -25,6 +25,7 @@ IMAGES, BOXES, CLASSES = 57_000, 15, 365
 LINKS = 40_000  # to one file; file systems have a limit
 
 SETTLED = 3  # seconds after which files count as finished
+
 START = """
 import json, resource, sys, time
 from dino_detr.data.augmentation import build_augmentation
@@ -61,13 +62,13 @@ def write_folder(folder: Path, scale: int) -> None:
     for start in range(0, count, LINKS):
         patch = folder / "train" / f"patch{start // LINKS}"
         patch.mkdir(parents=True)
-        Image.new("RGB", (640, 480)).save(patch / f"{start:09}.png")
+        Image.new("RGB", (640, 480)).save(patch / f"{start:09}.jpg")
         for index in range(start + 1, min(start + LINKS, count)):
-            os.link(patch / f"{start:09}.png", patch / f"{index:09}.png")
+            os.link(patch / f"{start:09}.jpg", patch / f"{index:09}.jpg")
     with open(folder / "annotations" / "instances_train.json", "w") as file:
         file.write('{"images": [')
         for index in range(count):
-            name = f"patch{index // LINKS}/{index:09}.png"
+            name = f"patch{index // LINKS}/{index:09}.jpg"
             entry = f'{{"id": {index}, "file_name": "{name}", "width": 640, "height": 480, "license": 5}}'
             file.write(f"{', ' if index else ''}{entry}")
         file.write('], "annotations": [')
