@@ -72,7 +72,7 @@ def _count(boxes: np.ndarray, sizes: np.ndarray) -> _Counts:
 
 
 def _is_usable(boxes: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    return np.isfinite(boxes).all(1)
+    return np.isfinite(boxes.sum(1))
 
 
 def _is_known(boxes: np.ndarray, sizes: np.ndarray) -> np.ndarray:
@@ -80,8 +80,7 @@ def _is_known(boxes: np.ndarray, sizes: np.ndarray) -> np.ndarray:
 
 
 def _is_outside(boxes: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    outside = boxes[:, :2] + boxes[:, 2:] > sizes + 1.0
-    return _is_known(boxes, sizes) & (outside[:, 0] | outside[:, 1])
+    return _is_known(boxes, sizes) & (boxes[:, :2] + boxes[:, 2:] > sizes + 1.0).any(1)
 
 
 def _first(
