@@ -2,7 +2,7 @@
 
     python benchmarks/large_annotations.py --scales 1 4 30
 
-Scale 1 is 57,000 images with 15 boxes each; 30 is Objects365's 1.7 million images, a JSON file of 4 GB. Files are made
+Scale 1 is 57,000 images with 15 boxes each; 30 is Objects365's 1.7 million images, a JSON file of 3.5 GB. Files are made
 under `--folder` and deleted. Images are links to one small file. Each measure is a process of its own.
 """
 
