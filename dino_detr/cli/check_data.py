@@ -14,6 +14,7 @@ def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
     verb.add_argument("sources", metavar="SOURCE", nargs="+", help="as --dataset of training: a COCO folder, say")
     verb.add_argument("--split", action="append", help="split to check (default: all; may be repeated)")
     verb.add_argument("--strict", action="store_true", help="exit with status 1 if there are defects")
+    verb.add_argument("--images", choices=("pixels", "headers", "none"), default="pixels", help="what is read of each")
     verb.add_argument("--show", type=int, metavar="N", help="only draw N augmented samples of one split")
     verb.add_argument("--output", default="samples.png", metavar="FILE.png", help="where to (default: samples.png)")
     verb.add_argument("--recipe", metavar="RECIPE", help="whose augmentation (default: the reference's)")
@@ -29,8 +30,8 @@ def run(options: argparse.Namespace) -> None:
     from ..data.joining import describe_join, find_pitfalls, join_rows
 
     reports, by_split = [], defaultdict(dict)
-    num_queries = DinoDetrConfig().num_queries
-    for name, report in check_sources(options.sources, options.split, num_queries=num_queries, refuse=False):
+    more = {"num_queries": DinoDetrConfig().num_queries, "refuse": False, "images": options.images}
+    for name, report in check_sources(options.sources, options.split, **more):
         print(report.format(), describe_balance(report.rows), "", sep="\n")
         reports.append(report)
         by_split[report.split][name] = report.rows

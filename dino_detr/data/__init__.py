@@ -15,7 +15,7 @@ from .rows import arrow_table, category_ids, class_names
 from .sources.coco import load_coco
 from .sources.coco_layouts import annotation_files
 from .sources.digits import NUM_SCENES, load_digits_scenes
-from .sources.hub_datasets import detection_rows, is_saved_dataset, list_hub_splits, load_hub_dataset
+from .sources.hub_datasets import HUB_PREFIX, detection_rows, is_saved_dataset, list_hub_splits, load_hub_dataset
 from .sources.shared_rows import share_rows
 from .sources.splits import choose_part, split_part
 
@@ -31,8 +31,9 @@ def load_detection_dataset(source: str, split: str, findings: Findings | None = 
             - `digits`: scenes of handwritten digits, generated on the spot;
             - a folder with COCO annotations (`sources/coco_layouts.py` says where they and the images may be);
             - an annotation file, `path/to/annotations.json`, which is then itself the split;
-            - a folder saved by `datasets`, or of parquet files, or of images with a `metadata` file;
-            - `user/name` or `user/name:config` on the Hugging Face Hub.
+            - a folder saved by `datasets`, or of parquet files, or of tar files (WebDataset, with `<key>.json` beside
+              each image), or of images with a `metadata` file;
+            - `user/name` or `user/name:config` on the Hugging Face Hub, also as `hf://datasets/user/name`.
 
             What exists as a file or folder is that; a folder that is itself called digits is `./digits`.
         split: any that the source has; `val` also finds `valid`, `validation` or `val2017`, and says so. Also a part
@@ -50,7 +51,7 @@ def load_detection_dataset(source: str, split: str, findings: Findings | None = 
         if source == "digits":
             return _share(_part_of(load_digits_scenes(name), part, split))
         if _is_annotation_file(path) or (path.is_dir() and annotation_files(path)):
-            return _share(load_coco(path, name, part, findings))
+            return load_coco(path, name, part, findings)
     if _is_for_datasets(source, path):  # read from its own memory-mapped files
         return _part_of(load_hub_dataset(source, name, findings), part, split)
     raise _unknown(source)
@@ -87,7 +88,7 @@ def _is_annotation_file(path: Path) -> bool:
 
 
 def _is_for_datasets(source: str, path: Path) -> bool:
-    like_an_id = re.fullmatch(r"[\w-][\w.-]*/[\w.-]+(:[^/\\]+)?", source)
+    like_an_id = re.fullmatch(r"[\w-][\w.-]*/[\w.-]+(:[^/\\]+)?", source.removeprefix(HUB_PREFIX))
     return is_saved_dataset(path) or (like_an_id is not None and not path.exists())
 
 

@@ -3,8 +3,8 @@
 import numpy as np
 from datasets import Dataset
 
-from .repeating import images_and_classes
-from .rows import arrow_objects, class_names
+from .repeating import count_images
+from .rows import class_names, objects_by_parts
 
 _LISTED = 12  # classes, the rarest; beyond twice as many the others are summed up
 _RARE = 0.1  # of the share of images that the median class is in
@@ -19,13 +19,18 @@ def describe_balance(rows: Dataset) -> str:
     Args:
         rows: of `load_detection_dataset`, checked.
     """
-    image, category = images_and_classes(rows)
     names = class_names(rows)
-    if not len(category):
+    images = count_images(rows)
+    if not images.sum():
         return "  no boxes"
-    boxes = np.bincount(category, minlength=len(names))
-    images = np.bincount(np.unique(np.stack([image, category]), axis=1)[1], minlength=len(names))
-    return "\n".join([*_describe_classes(names, images, boxes, len(rows)), *_describe_sizes(rows)])
+    images = np.pad(images, (0, len(names) - len(images)))
+    boxes, kinds = np.zeros(len(names), dtype=np.int64), np.zeros(len(_SIZES), dtype=np.int64)
+    for objects in objects_by_parts(rows):
+        single = objects.field("iscrowd").flatten().to_numpy() == 0
+        boxes += np.bincount(objects.field("category").flatten().to_numpy()[single], minlength=len(names))
+        sides = objects.field("bbox").flatten().flatten().to_numpy().reshape(-1, 4)[:, 2:]
+        kinds += np.bincount(np.digitize(sides.prod(1), [_SMALL, _LARGE]), minlength=len(_SIZES))
+    return "\n".join([*_describe_classes(names, images, boxes, len(rows)), *_describe_sizes(kinds)])
 
 
 def _describe_classes(names: list[str], images: np.ndarray, boxes: np.ndarray, total: int) -> list[str]:
@@ -48,10 +53,8 @@ def _describe_classes(names: list[str], images: np.ndarray, boxes: np.ndarray, t
     return lines
 
 
-def _describe_sizes(rows: Dataset) -> list[str]:
-    sides = arrow_objects(rows).field("bbox").values.flatten().to_numpy().reshape(-1, 4)[:, 2:]
-    kinds = np.digitize(sides.prod(1), [_SMALL, _LARGE])
-    shares = np.bincount(kinds, minlength=3) / len(kinds)
+def _describe_sizes(counts: np.ndarray) -> list[str]:
+    shares = counts / counts.sum()
     parts = ", ".join(f"{share:.0%} {name}" for name, share in zip(_SIZES, shares))
     lines = [f"  sizes of boxes, as COCO counts them: {parts}"]
     if shares[0] > 0.5:

@@ -160,10 +160,14 @@ class Findings:
 
     def update(self, other: "Findings") -> None:
         """Take in what another has collected."""
-        for kind, finding in other._by_kind.items():
-            for file, annotation_id, value in finding.examples:
-                self.add(kind, file, annotation_id, value)
-            self._by_kind[kind].count += finding.count - len(finding.examples)
+        for finding in other._by_kind.values():
+            self.include(finding)
+
+    def include(self, finding: Finding) -> None:
+        """Add all cases of a kind."""
+        for file, annotation_id, value in finding.examples:
+            self.add(finding.kind, file, annotation_id, value)
+        self._by_kind[finding.kind].count += finding.count - len(finding.examples)
 
     def sorted(self) -> list[Finding]:
         """Return the findings in the order of `KINDS`."""

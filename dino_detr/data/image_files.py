@@ -1,6 +1,7 @@
 """Facts about the image files of a data set, such as whether they can be decoded. They are kept from check to check."""
 
 import hashlib
+import io
 import json
 import os
 import stat
@@ -17,7 +18,7 @@ from PIL import Image as PILImage
 from tqdm import tqdm
 from transformers.utils import logging
 
-from .decoding import describe_fault, inspect_image, kind_of_fault, read_file
+from .decoding import describe_fault, inspect_image, kind_of_fault, read_file, read_upright_size
 from .findings import KINDS
 
 logger = logging.get_logger(__name__)
@@ -50,7 +51,7 @@ class ImageFacts:
     remarks: dict[int, list[tuple[str, str]]]
 
 
-def inspect_images(rows: Dataset, name: str) -> ImageFacts:
+def inspect_images(rows: Dataset, name: str, pixels: bool = True) -> ImageFacts:
     """
     Decode the image of every row, on all cores, but for files that have not changed since they were last decoded.
 
@@ -62,14 +63,15 @@ def inspect_images(rows: Dataset, name: str) -> ImageFacts:
     Args:
         rows: of `load_detection_dataset`.
         name: of these rows in the cache.
+        pixels: whether images are decoded. Else their sizes are read, without digests, and nothing is kept.
     """
     cache = cache_folder() / f"{hashlib.sha256(name.encode()).hexdigest()[:24]}.json"
-    known = _read_cache(cache)
+    known = _read_cache(cache) if pixels else {}
     images = rows.select_columns(["image"]).with_format("arrow")
 
     def inspect_some(start: int) -> list[tuple[str, dict]]:
         column = images[start : start + _TOGETHER]["image"].combine_chunks()
-        return [_inspect(image, known) for image in column.to_pylist()]
+        return [_inspect(image, known) if pixels else _read_header(image) for image in column.to_pylist()]
 
     facts = ImageFacts(np.zeros((len(rows), 2), dtype=np.int64), [], {}, {})
     seen = {}
@@ -86,7 +88,8 @@ def inspect_images(rows: Dataset, name: str) -> ImageFacts:
                 facts.sizes[row] = entry["size"]
                 if entry["remarks"]:
                     facts.remarks[row] = [tuple(remark) for remark in entry["remarks"]]
-                seen[key] = entry
+                if pixels:
+                    seen[key] = entry
             progress.update(len(some))
         progress.close()
     if seen != known:
@@ -102,8 +105,9 @@ def image_name(image: dict, image_id: int) -> str:
 def image_names(rows: Dataset) -> Iterator[str]:
     """How to name the image of each row."""
     ids = rows["image_id"]
+    images = rows.select_columns(["image"]).with_format("arrow")
     for start in range(0, len(rows), 1000):  # paths only: embedded images are large
-        column = rows.select_columns(["image"]).with_format("arrow")[start : start + 1000]["image"].combine_chunks()
+        column = images[start : start + 1000]["image"].combine_chunks()
         for offset, path in enumerate(column.field("path").to_pylist()):
             yield path or f"image {ids[start + offset]}"
 
@@ -142,6 +146,15 @@ def _inspect(image: dict, known: dict[str, dict]) -> tuple[str, dict]:
         size = None if content is None else len(content)
         return key, {"fault": (kind_of_fault(error), describe_fault(error, size))}
     return key, {"stamp": stamp, "size": list(size), "digest": digest, "remarks": [list(remark) for remark in remarks]}
+
+
+def _read_header(image: dict) -> tuple[str, dict]:
+    """Return what `_inspect` does, as far as an image's header says."""
+    try:
+        size = read_upright_size(image["path"] if image["bytes"] is None else io.BytesIO(image["bytes"]))
+    except OSError as error:
+        return "", {"fault": (kind_of_fault(error), describe_fault(error))}
+    return "", {"size": list(size), "remarks": []}
 
 
 def _cores() -> int:

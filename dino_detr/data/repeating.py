@@ -1,12 +1,14 @@
 """How often an epoch has each image: by its source, and by rare classes in it (LVIS, arXiv 1908.03195, B.1)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from datasets import Dataset
 
 from .joining import source_indices
-from .rows import arrow_objects
+from .rows import objects_by_parts
+
+_MOST_CLASSES = 2**20
 
 
 def draw_factors(
@@ -41,14 +43,11 @@ def repeat_factors(rows: Dataset, threshold: float, weights: np.ndarray | None =
         threshold: the share of images, 0..1, below which a class is rare.
         weights: how many times each image counts in the shares; None: once.
     """
-    image, category = images_and_classes(rows)
     factors = np.ones(len(rows))
-    if len(category):
-        pairs = np.unique(np.stack([image, category]), axis=1)
-        weights = np.ones(len(rows)) if weights is None else weights
-        share = np.bincount(pairs[1], weights[pairs[0]]) / weights.sum()
-        of_class = np.sqrt(threshold / np.maximum(share, 1e-12)).clip(min=1)
-        np.maximum.at(factors, pairs[0], of_class[pairs[1]])
+    share = count_images(rows, weights) / max(len(rows) if weights is None else weights.sum(), 1e-12)
+    of_class = np.sqrt(threshold / np.maximum(share, 1e-12)).clip(min=1)
+    for image, category in images_and_classes(rows):
+        np.maximum.at(factors, image, of_class[category])
     return factors
 
 
@@ -70,11 +69,31 @@ def number_of_samples(factors: np.ndarray) -> int:
     return int(np.ceil(factors.sum() - 1e-9))
 
 
-def images_and_classes(rows: Dataset) -> tuple[np.ndarray, np.ndarray]:
-    """Return the row and the class index of each object that is no crowd."""
-    objects = arrow_objects(rows)
-    categories, crowds = objects.field("category"), objects.field("iscrowd")
-    counts = np.diff(categories.offsets.to_numpy())
-    single = crowds.values.to_numpy() == 0
-    image = np.repeat(np.arange(len(rows)), counts)
-    return image[single], categories.values.to_numpy()[single]
+def count_images(rows: Dataset, weights: np.ndarray | None = None) -> np.ndarray:
+    """
+    Return in how many images each class is, `[classes]`, as far as there are objects of them.
+
+    Args:
+        weights: how many times each image counts; None: once.
+    """
+    parts = [
+        np.bincount(category, None if weights is None else weights[image])
+        for image, category in images_and_classes(rows)
+    ]
+    counts = np.zeros(max(map(len, parts), default=0), dtype=np.int64 if weights is None else np.float64)
+    for part in parts:
+        counts[: len(part)] += part
+    return counts
+
+
+def images_and_classes(rows: Dataset) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Return which rows have which classes, each pair once, of some rows at a time. Crowds do not count."""
+    first = 0
+    for objects in objects_by_parts(rows):
+        categories = objects.field("category")
+        single = objects.field("iscrowd").flatten().to_numpy() == 0
+        image = np.repeat(np.arange(first, first + len(objects)), np.diff(categories.offsets.to_numpy()))
+        yield np.divmod(
+            np.unique(image[single] * _MOST_CLASSES + categories.flatten().to_numpy()[single]), _MOST_CLASSES
+        )
+        first += len(objects)

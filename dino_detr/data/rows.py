@@ -2,12 +2,14 @@
 
 import json
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 import pyarrow as pa
 from datasets import ClassLabel, Dataset, Features, Image, List, Value
 
 SMALLEST_SIDE = 1e-5  # pixels; the reference drops smaller boxes
+ROWS_OF_A_PART = 20_000  # that are looked at together
 
 
 def detection_features(names: list[str], ids: list[int]) -> Features:
@@ -63,10 +65,19 @@ def arrow_objects(dataset: Dataset) -> Any:
     return arrow_table(dataset.select_columns(["objects"]))["objects"].combine_chunks()
 
 
+def objects_by_parts(dataset: Dataset) -> Iterator[Any]:
+    """Return the objects of some rows at a time, as `arrow_objects` does of all: millions do not fit into memory."""
+    batches: Any = dataset.select_columns(["objects"]).with_format("arrow").iter(batch_size=ROWS_OF_A_PART)
+    for batch in batches:
+        yield batch["objects"].combine_chunks()
+
+
+def classes_with_objects(dataset: Dataset) -> set[int]:
+    """The class indices that any annotation has."""
+    parts = (objects.field("category").flatten().unique().to_pylist() for objects in objects_by_parts(dataset))
+    return set().union(*parts)
+
+
 def values_of_objects(dataset: Dataset, field: str) -> list:
     """One field of all annotations of a data set, end to end."""
-    batches: Any = dataset.select_columns(["objects"]).with_format("arrow").iter(batch_size=1000)
-    values = []
-    for batch in batches:  # not as rows: Python objects of every field would be made
-        values += batch["objects"].combine_chunks().field(field).flatten().to_pylist()
-    return values
+    return [value for objects in objects_by_parts(dataset) for value in objects.field(field).flatten().to_pylist()]

@@ -1,6 +1,6 @@
 """Rows become augmented training samples, and samples become batches."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from functools import cached_property
 
 import numpy as np
@@ -13,9 +13,10 @@ from ..image_processing_dino_detr import encode_annotation, stack_padded
 from .augmentation import Augmentation
 from .decoding import decode_rgb, describe_fault
 from .image_files import image_name
-from .rows import SMALLEST_SIDE, arrow_objects
+from .rows import SMALLEST_SIDE, arrow_table, objects_by_parts
 
 _MOST_SKIPPED = 100  # images for one sample
+_DRAWN_TOGETHER = 10_000  # sizes
 
 
 class TrainingSamples(torch.utils.data.Dataset):
@@ -110,24 +111,32 @@ class TrainingSamples(torch.utils.data.Dataset):
             "noise_seed": noise_seed,
         }
 
-    def draw_sizes(self, indices: Iterable[int] | None = None) -> torch.Tensor:
+    @cached_property
+    def _sizes(self) -> np.ndarray:
+        """Heights and widths of the rows, int32 `[rows, 2]`."""
+        table = arrow_table(self.rows.select_columns(["width", "height"]))
+        return np.stack([table[side].to_numpy().astype(np.int32) for side in ("height", "width")], 1)
+
+    def draw_sizes(self, indices: Sequence[int] | torch.Tensor | None = None, epoch: int | None = None) -> torch.Tensor:
         """
-        Heights and widths of samples in this epoch, int64 `[samples, 2]`: as `Augmentation.draw_size` knows them.
+        Heights and widths of samples, int32 `[samples, 2]`: as `Augmentation.draw_size` knows them.
 
         From the rows' sizes, no image is opened; 100,000 samples take about a second.
 
         Args:
             indices: of samples; None: each row once.
+            epoch: another than this one.
         """
-        rows = self.rows.select_columns(["width", "height"])[:]
-        heights, widths = rows["height"], rows["width"]
-        sizes, epoch = [], self.epoch
+        indices = torch.arange(len(self.rows)) if indices is None else torch.as_tensor(indices)
+        epoch = self.epoch if epoch is None else epoch
+        sizes, count = np.empty((len(indices), 2), dtype=np.int32), 0
         with torch.random.fork_rng(devices=[]):
-            for index in range(len(heights)) if indices is None else indices:
-                row = index % len(heights)
-                torch.default_generator.manual_seed(self._seed(index, epoch))
-                sizes.append(self.augmentation.draw_size(heights[row], widths[row]))
-        return torch.tensor(sizes).reshape(-1, 2)
+            for part in indices.split(_DRAWN_TOGETHER):
+                for index, size in zip(part.tolist(), self._sizes[part.numpy() % len(self.rows)].tolist()):
+                    torch.default_generator.manual_seed(self._seed(index, epoch))
+                    sizes[count] = self.augmentation.draw_size(*size)
+                    count += 1
+        return torch.from_numpy(sizes)
 
     def _seed(self, index: int, epoch: int) -> int:
         return hash((self.seed, epoch, index)) % 2**63
@@ -140,11 +149,14 @@ def drop_images_without_boxes(rows: Dataset) -> Dataset:
 
 def count_objects(rows: Dataset) -> np.ndarray:
     """Count each row's boxes that have an extent and are not a crowd's: int64 `[rows]`."""
-    objects = arrow_objects(rows)
-    sides = objects.field("bbox").values.flatten().to_numpy().reshape(-1, 4)[:, 2:]
-    crowds = objects.field("iscrowd")
-    counted = (sides > SMALLEST_SIDE).all(1) & (crowds.values.to_numpy() == 0)
-    return np.diff(np.concatenate([[0], np.cumsum(counted)])[crowds.offsets.to_numpy()])
+    counts = [np.zeros(0, dtype=np.int64)]
+    for objects in objects_by_parts(rows):
+        sides = objects.field("bbox").flatten().flatten().to_numpy().reshape(-1, 4)[:, 2:]
+        crowds = objects.field("iscrowd")
+        counted = (sides > SMALLEST_SIDE).all(1) & (crowds.flatten().to_numpy() == 0)
+        offsets = crowds.offsets.to_numpy()
+        counts.append(np.diff(np.concatenate([[0], np.cumsum(counted)])[offsets - offsets[0]]))
+    return np.concatenate(counts)
 
 
 def collate(samples: list[dict]) -> dict:

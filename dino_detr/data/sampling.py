@@ -12,6 +12,8 @@ from .samples import TrainingSamples
 
 _WINDOW = 128  # batches; the more, the less padding, and the more alike in scale are the images of a batch
 
+_ITERATED = 10_000  # indices that are Python's numbers at a time
+
 
 class SizeGroupedSampler(Sampler[int]):
     """
@@ -22,7 +24,7 @@ class SizeGroupedSampler(Sampler[int]):
     A batch is padded to its tallest and its widest image; the reference groups its images, upright or not, for the same
     reason. Here a random order is cut into windows of up to 128 batches, the samples of each window are halved by
     height or width until batches are left, and all batches are shuffled. What does not fill a batch comes last. The
-    order depends on the samples' (seed, epoch) alone.
+    order depends on the samples' (seed, epoch) alone. It takes 16 bytes a sample while an epoch lasts.
 
     Args:
         samples: whose epoch is the order's too. (accelerate tells the epoch to a sampler or to the data set, never to
@@ -46,19 +48,25 @@ class SizeGroupedSampler(Sampler[int]):
         return len(self.samples) if self.factors is None else number_of_samples(self.factors)
 
     def __iter__(self) -> Iterator[int]:
-        generator = torch.Generator().manual_seed(hash((self.samples.seed, self.samples.epoch)) % 2**63)
+        epoch = self.samples.epoch
+        generator = torch.Generator().manual_seed(hash((self.samples.seed, epoch)) % 2**63)
         indices = self._draw_indices(generator)
-        order = torch.randperm(len(self), generator=generator)
+        order = indices[torch.randperm(len(self), generator=generator)]
         count = len(self) // self.batch_size
-        if count:
-            sides = self.samples.draw_sizes(indices.tolist()).double().log()
-            # two windows at least, or images of fixed sizes would always share their batches
-            window = min(_WINDOW, math.ceil(count / 2)) * self.batch_size
-            windows = order[: count * self.batch_size].split(window)
-            batches = [batch for window in windows for batch in self._halve(window, sides)]
-            for batch in torch.randperm(count, generator=generator).tolist():
-                yield from indices[batches[batch]].tolist()
-        yield from indices[order[count * self.batch_size :]].tolist()
+        in_batches, rest = order[: count * self.batch_size], order[count * self.batch_size :]
+        # two windows at least, or images of fixed sizes would always share their batches
+        in_window = max(1, min(_WINDOW, math.ceil(count / 2)))
+        windows, is_grouped = in_batches.split(in_window * self.batch_size), set()
+        for some in torch.randperm(count, generator=generator).split(_ITERATED):
+            for batch in some.tolist():
+                window, position = divmod(batch, in_window)
+                if window not in is_grouped:  # the first batch need not wait for the sizes of a million samples
+                    sizes = self.samples.draw_sizes(windows[window], epoch)
+                    windows[window].copy_(torch.cat(self._halve(windows[window], sizes)))
+                    is_grouped.add(window)
+                yield from windows[window][position * self.batch_size :][: self.batch_size].tolist()
+        for some in rest.split(_ITERATED):
+            yield from some.tolist()
 
     def _draw_indices(self, generator: torch.Generator) -> Tensor:
         """Return the samples of the epoch, int64 `[len(self)]`."""
@@ -71,12 +79,13 @@ class SizeGroupedSampler(Sampler[int]):
         times = torch.arange(len(images)) - (repeats.cumsum(0) - repeats)[images]
         return images + times * len(self.samples)
 
-    def _halve(self, samples: Tensor, sides: Tensor) -> list[Tensor]:
-        """Batches of the samples, split in two by the side in which they differ more, again and again."""
+    def _halve(self, samples: Tensor, sizes: Tensor) -> list[Tensor]:
+        """Batches of samples of these sizes, split in two by the side in which they differ more, again and again."""
         count = len(samples) // self.batch_size
         if count == 1:
             return [samples]
-        side = int(sides[samples].std(0).argmax())
-        ascending = samples[sides[samples, side].argsort(stable=True)]
+        sides = sizes.double().log()
+        ascending = sides[:, sides.std(0).argmax()].argsort(stable=True)
         half = count // 2 * self.batch_size
-        return self._halve(ascending[:half], sides) + self._halve(ascending[half:], sides)
+        parts = ascending[:half], ascending[half:]
+        return [batch for part in parts for batch in self._halve(samples[part], sizes[part])]

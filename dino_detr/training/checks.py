@@ -14,6 +14,7 @@ from transformers.integrations import get_available_reporting_integrations  # py
 from transformers.training_args import trainer_log_levels
 
 from ..configuration_dino_detr import DinoDetrConfig
+from ..data.check import IMAGE_CHECKS
 from ..data.joining import name_sources
 from ..runs.names import FIGURES
 from .adapters import check_adapters
@@ -153,6 +154,11 @@ def check_sizes(options: Any) -> None:
             f"image_sizes has {max(options.image_sizes)}, above max_image_size={options.max_image_size}: the shortest "
             "edge cannot be longer than the longest; lower the one or raise the other"
         )
+
+
+def check_image_check(options: Any) -> None:
+    if options.check_images not in IMAGE_CHECKS:
+        raise ValueError(f"check_images={options.check_images!r} is none of {', '.join(IMAGE_CHECKS)}")
 
 
 def check_start(options: Any) -> None:
@@ -331,8 +337,8 @@ def check_run_length(options: Any, steps: int, forgiven: frozenset[str] = frozen
 
 
 BEFORE_TRANSFORMERS = [
-    check_texts, check_limits, check_sizes, check_start, check_datasets, check_model_config, check_backbone_config,
-    check_adapters, check_checkpoints,
+    check_texts, check_limits, check_sizes, check_image_check, check_start, check_datasets, check_model_config,
+    check_backbone_config, check_adapters, check_checkpoints,
 ]  # fmt: skip
 AFTER_TRANSFORMERS = [
     check_metric, check_optimizer, check_scheduler, check_log_levels, check_uploads, check_precision,

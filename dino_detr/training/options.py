@@ -75,6 +75,13 @@ class DinoDetrTrainingArguments(TrainingArguments):
     strict: bool = field(
         default=False, metadata={"help": "Refuse data with defects, where they would be left out or set right."}
     )
+    check_images: str = field(
+        default="pixels",
+        metadata={
+            "help": "How the images are checked before training: `pixels` decodes each once, `headers` reads their "
+            "sizes, `none` takes the annotations' word, where there are too many to look at."
+        },
+    )
     total_batch_size: int = field(default=16, metadata={"help": "Images a step, over all processes and accumulation."})
     image_sizes: list[int] = field(
         default_factory=lambda: list(COCO_SIZES),

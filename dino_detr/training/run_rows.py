@@ -97,7 +97,7 @@ def _check(options: DinoDetrTrainingArguments) -> dict[str, list[Report]]:
     """
     splits, by_source = list(dict.fromkeys((options.train_split, options.eval_split))), defaultdict(list)
     with options.main_process_first(local=False, desc="checking the data"):  # the others find it in the cache
-        for name, report in check_sources(options.sources, splits):
+        for name, report in check_sources(options.sources, splits, images=options.check_images):
             by_source[name].append(report)
     reports = [report for each in by_source.values() for report in each]
     summary = summarise(reports)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from helpers.coco_files import coco, write
 from helpers.dirty import EXPECTED, write_clean, write_dirty
 from helpers.launching import RECIPE, lines, run
 from PIL import Image
@@ -24,6 +25,7 @@ from dino_detr.data.check import check_split, summarise
 from dino_detr.data.image_sources import find_images
 from dino_detr.data.samples import TrainingSamples, collate, drop_images_without_boxes
 from dino_detr.evaluation.detections import detect, references
+from dino_detr.training import parse_options
 from dino_detr.training import run as training_run
 from dino_detr.training.guards.unreadable import TooManyUnreadable, UnreadableImages
 
@@ -388,3 +390,24 @@ def test_a_file_of_hardly_any_bytes_is_one_defect(content, with_sizes, tmp_path,
     main(["check-data", str(tmp_path / "train.json")])
     said = capsys.readouterr().out
     assert "1 of 2 images, 1 box of 1 class" in said and "a.jpg" in said and "drop 1 image" in said
+
+
+def test_how_much_of_the_images_is_read(pictures):
+    """Pixels, headers or nothing: what is not read is taken on the annotations' word."""
+    content = coco()
+    content["images"][0] |= {"width": 40, "height": 30}  # the file has 96 x 64
+    write(pictures, content)
+    truncated = (pictures / "images" / "p1.png").read_bytes()[:-30]
+    (pictures / "images" / "p1.png").write_bytes(truncated)
+    (pictures / "images" / "p2.png").write_text("no image")
+    kinds = {}
+    for images in ("pixels", "headers", "none"):
+        report = check_split(str(pictures), "train", images=images)
+        kinds[images] = {finding.kind for finding in report.findings}
+        assert report.rows["width"][0] == (40 if images == "none" else 96)
+        assert len(report.rows) == {"pixels": 1, "headers": 2, "none": 3}[images]
+    assert {"wrong_size", "not_an_image", "truncated_file"} <= kinds["pixels"]
+    assert {"wrong_size", "not_an_image"} <= kinds["headers"] and "truncated_file" not in kinds["headers"]
+    assert kinds["none"] == {"outside_box"}
+    with pytest.raises(ValueError, match="check_images='some' is none of pixels, headers, none"):
+        parse_options(["finetune", "--dataset", str(pictures), "--output_dir", "x", "--check_images", "some"])

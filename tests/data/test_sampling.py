@@ -1,5 +1,7 @@
 """Batches of one size: every sample once, in an order that is random and can be made again."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -43,6 +45,44 @@ def test_every_sample_comes_once_in_an_order_of_its_epoch(count, batch_size):
     if count > 4:
         assert orders[0] != orders[1]
         assert list(SizeGroupedSampler(samples_of(count, seed=2), batch_size)) != orders[0]
+
+
+def order_at_once(samples, batch_size):
+    """The order as it was when all sizes were drawn before the first sample."""
+    generator = torch.Generator().manual_seed(hash((samples.seed, samples.epoch)) % 2**63)
+    order = torch.randperm(len(samples), generator=generator)
+    sides = samples.draw_sizes().double().log()
+
+    def halve(part):
+        if len(part) // batch_size == 1:
+            return [part]
+        ascending = part[sides[part, int(sides[part].std(0).argmax())].argsort(stable=True)]
+        half = len(part) // batch_size // 2 * batch_size
+        return halve(ascending[:half]) + halve(ascending[half:])
+
+    count = len(samples) // batch_size
+    windows = order[: count * batch_size].split(min(128, math.ceil(count / 2)) * batch_size)
+    batches = [batch for window in windows for batch in halve(window)]
+    shuffled = [batches[batch] for batch in torch.randperm(count, generator=generator).tolist()]
+    return torch.cat([*shuffled, order[count * batch_size :]]).tolist()
+
+
+@pytest.mark.parametrize(("count", "batch_size"), [(3000, 16), (2000, 3), (300, 1), (21, 4)])
+def test_the_order_is_what_it_was(count, batch_size):
+    samples = samples_of(count)
+    samples.set_epoch(3)
+    assert list(SizeGroupedSampler(samples, batch_size)) == order_at_once(samples, batch_size)
+
+
+def test_the_first_batch_waits_for_few_sizes(monkeypatch):
+    """Of a million images, not a million."""
+    samples, drawn = samples_of(20_000), []
+    draw_size = samples.augmentation.draw_size
+    monkeypatch.setattr(samples.augmentation, "draw_size", lambda *size: drawn.append(size) or draw_size(*size))
+    order = iter(SizeGroupedSampler(samples, 4))
+    next(order)
+    assert len(drawn) == 128 * 4
+    assert len(list(order)) + 1 == len(drawn) == 20_000
 
 
 def test_little_is_padded():

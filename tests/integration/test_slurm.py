@@ -1,5 +1,6 @@
 """The sbatch files, with stand-ins for SLURM's own commands that run everything here."""
 
+import json
 import os
 import signal
 import subprocess
@@ -8,7 +9,12 @@ import time
 from pathlib import Path
 
 import pytest
-from helpers.launching import ENVIRONMENT, ROOT, lines
+from helpers.launching import ENVIRONMENT, RECIPE, ROOT, lines
+from helpers.shards import write_tars
+from helpers.tiny import tiny_backbone_config
+from transformers import AutoBackbone
+
+from dino_detr.data import load_detection_dataset
 
 SCRIPTS = sorted((ROOT / "scripts" / "slurm").iterdir())
 
@@ -97,3 +103,50 @@ def test_try_and_resume(slurm, tmp_path):
     output, _ = job.communicate(timeout=300)
     assert job.returncode == 0, output
     assert [line["step"] for line in lines(tmp_path / "try" / "metrics.jsonl")] == [5, 10, 15, 20]
+
+
+@pytest.fixture
+def pretraining(data, tmp_path) -> list:
+    """The recipe of Objects365 on shards, everything small."""
+    for split in ("train", "val"):
+        write_tars(load_detection_dataset(str(data), split), tmp_path / "shards", split, 3)
+    AutoBackbone.from_config(tiny_backbone_config(hidden_size=32)).save_pretrained(tmp_path / "backbone")
+    model_config = {name: value for name, value in RECIPE["model_config"].items() if name != "backbone_config"}
+    small = {"dataset": tmp_path / "shards", "eval_split": "val[:2]", "backbone": tmp_path / "backbone"}
+    small |= {"model_config": json.dumps(model_config), "num_queries": 20, "num_denoising": 8, "image_sizes": 64}
+    small |= {"max_image_size": 128, "total_batch_size": 4, "max_steps": 8, "lr_decay_steps": 6, "warmup_steps": 2}
+    small |= {"eval_steps": 4, "save_steps": 4, "logging_steps": 1, "use_cpu": "true", "bf16": "false"}
+    small |= {"dataloader_num_workers": 1}
+    return [
+        "recipes/o365_pretrain_base.yaml",
+        *(part for name, value in small.items() for part in (f"--{name}", value)),
+    ]
+
+
+@pytest.mark.slow
+def test_shards_on_two_nodes(pretraining, slurm, tmp_path):
+    """Each node has the shards in a cache of its own; a job that was stopped ends as one that was not, to the bit."""
+    on_nodes = SRUN.replace("SLURM_LOCALID=$rank", f"SLURM_LOCALID=0 HF_DATASETS_CACHE={tmp_path}/node$rank")
+    (tmp_path / "bin" / "srun").write_text(on_nodes)
+    job = submit("train", *pretraining, "--output_dir", tmp_path / "straight", environment=slurm)
+    output, _ = job.communicate(timeout=300)
+    assert job.returncode == 0, output
+
+    arguments, metrics = [*pretraining, "--output_dir", tmp_path / "stopped"], tmp_path / "stopped" / "metrics.jsonl"
+    job = submit("train", *arguments, environment=slurm)
+    while job.poll() is None and not (metrics.exists() and len(lines(metrics)) >= 2):
+        time.sleep(0.01)
+    os.killpg(job.pid, signal.SIGTERM)
+    output, _ = job.communicate(timeout=120)
+    assert job.returncode == 75, output
+    assert 2 <= len(lines(metrics)) < 8
+    job = submit("train", *arguments, environment={**slurm, "SLURM_RESTART_COUNT": "1"})
+    output, _ = job.communicate(timeout=300)
+    assert job.returncode == 0, output
+
+    losses = [[line["loss"] for line in lines(tmp_path / run / "metrics.jsonl")] for run in ("straight", "stopped")]
+    assert losses[0] == losses[1] and len(losses[0]) == 8
+    weights = [(tmp_path / run / "model.safetensors").read_bytes() for run in ("straight", "stopped")]
+    assert weights[0] == weights[1]
+    for rank in range(2):
+        assert list((tmp_path / f"node{rank}").glob("**/*-train.arrow"))

@@ -24,6 +24,7 @@ FLIPS = {
     "backbone": ["OTHER_BACKBONE"],
     "backbone_layer_decay": ["0.5"],
     "backbone_lr_factor": ["0.5"],
+    "check_images": ["none"],
     "class_weights": ['{"digit 1": 3}'],
     "dataset": ["digits"],
     "dataset_weights": ["1", "2", "--dataset", "DATA", "OTHER_DATA"],
@@ -151,6 +152,15 @@ def dirty(data, tmp_path) -> Path:
     return tmp_path / "data"
 
 
+@pytest.fixture
+def broken(data, tmp_path) -> Path:
+    """The data set with an image to evaluate on that is none."""
+    shutil.copytree(data, tmp_path / "broken")
+    content = json.loads((tmp_path / "broken" / "annotations" / "instances_val.json").read_text())
+    (tmp_path / "broken" / "val" / content["images"][0]["file_name"]).write_text("no image")
+    return tmp_path / "broken"
+
+
 def test_every_option_is_tried_and_explained():
     assert set(FLIPS) == OURS
     output = run(sys.executable, "-m", "dino_detr.cli", "train", "--help")
@@ -158,9 +168,9 @@ def test_every_option_is_tried_and_explained():
 
 
 @pytest.mark.parametrize("name", sorted(FLIPS))
-def test_flipping_an_option_changes_something(flip, data, dirty, name):
+def test_flipping_an_option_changes_something(flip, data, dirty, broken, name):
     occupied = name == "overwrite"
-    dataset = dirty if name == "strict" else data
+    dataset = {"strict": dirty, "check_images": broken}.get(name, data)
     base = flip(None, occupied, dataset)
     assert flip(name, occupied, dataset) != base
 

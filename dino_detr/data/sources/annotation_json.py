@@ -5,10 +5,11 @@ import json
 from pathlib import Path
 from typing import Any, TypedDict
 
-import msgspec
+from .json_lists import JsonList, decode_json, index_json
 
 LISTS = ("images", "annotations", "categories")
 _PACKED = (b"\x1f\x8b", b"PK\x03\x04")  # how gzip and zip files begin
+_LARGEST_WHOLE = 2**30  # bytes of a file that is read at once to say what is wrong with it
 
 
 class _Image(TypedDict, total=False):
@@ -35,15 +36,22 @@ class CocoAnnotations(TypedDict, total=False):
     categories: list[Any]
 
 
-def read_annotation_json(file: Path) -> dict:
+def read_annotation_json(file: Path) -> dict[str, Any]:
     """Return what a COCO annotation file holds, of which only what is used here.
+
+    Its lists are `JsonList`s, or, where the file is not in UTF-8, say, lists.
 
     Raises:
         ValueError: it is not JSON, or lacks one of its three lists.
     """
-    content = read_json(file, CocoAnnotations)
+    try:
+        content: Any = index_json(file, {"images": _Image, "annotations": _Annotation})
+    except (ValueError, RecursionError) as fault:
+        if file.stat().st_size > _LARGEST_WHOLE:
+            raise ValueError(f"{file} is not readable as JSON: {fault}") from fault
+        content = read_json(file, CocoAnnotations)
     lists = content if isinstance(content, dict) else {}
-    wrong = [key for key in LISTS if not isinstance(lists.get(key), list)]
+    wrong = [key for key in LISTS if not isinstance(lists.get(key), (list, JsonList))]
     if wrong:
         no_list = [f"{key} is no list" for key in wrong if key in lists]
         said = f" ({', '.join(no_list)})" if no_list else ""
@@ -51,7 +59,7 @@ def read_annotation_json(file: Path) -> dict:
             f"{file} lacks {', '.join(wrong)}{said}: a COCO annotation file is an object with the lists images, "
             "annotations and categories."
         )
-    return content
+    return {**content, "categories": list(content["categories"])}
 
 
 def read_json(file: Path, form: Any = Any) -> Any:
@@ -67,26 +75,13 @@ def read_json(file: Path, form: Any = Any) -> Any:
     if text.startswith(_PACKED):
         raise ValueError(f"{file} is not readable as JSON: it is packed (gzip or zip). Unpack it.")
     try:
-        text = as_utf8(text)
-        try:
-            return msgspec.json.decode(text, type=form)
-        except (msgspec.MsgspecError, RecursionError):
-            # NaN, which Python writes though JSON has no such thing; thousands of digits; or another form
-            return json.loads(text, parse_int=_whole)
+        return decode_json(as_utf8(text), form)
     except UnicodeDecodeError as error:
         raise ValueError(f"{file} is not readable as JSON: {error}. Save it as UTF-8.") from error
     except ValueError as error:
         raise ValueError(f"{file} is not readable as JSON: {error}") from error
     except RecursionError as error:
         raise ValueError(f"{file} is not readable as JSON: it is nested too deeply") from error
-
-
-def _whole(digits: str) -> int | float:
-    """Return a whole number; of more digits than Python reads, infinity, which no field can be."""
-    try:
-        return int(digits)
-    except ValueError:
-        return float(digits)
 
 
 def as_utf8(text: bytes) -> bytes:

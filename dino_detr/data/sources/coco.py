@@ -1,10 +1,12 @@
 """COCO annotation files as rows, and as the truth that results are scored against."""
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-from datasets import Dataset
+from datasets import Dataset, Features
 
 from ..findings import Findings
 from ..numbers import Ids, read_whole, shown
@@ -13,6 +15,8 @@ from .annotation_json import read_annotation_json
 from .box_forms import find_box_form
 from .coco_layouts import find_annotations, is_shared
 from .coco_reader import CocoObjects, CocoReader, read_field, why_unusable
+from .kept_rows import KeptRows
+from .shared_rows import share_batches
 from .splits import choose_part, split_part
 
 _FORMS = {"normalised": "normalised_boxes", "corners": "corner_boxes", "centres": "centre_boxes"}
@@ -39,35 +43,57 @@ def load_coco(source: Path, split: str, part: str = "", findings: Findings | Non
         ValueError: the annotation file is not JSON or lacks one of its three lists, or any category.
     """
     annotation_file, files = find_annotations(source, split)
-    content = read_annotation_json(annotation_file)
-    reader = CocoReader(annotation_file, content, Findings() if findings is None else findings)
-    chosen = None
-    if part:
-        chosen = set(choose_part(part, [_key(entry) for entry in content["images"]], split + part))
+    names_unnamed = findings is not None and not part and not is_shared(annotation_file, Path(files.folder))
+    places = str(annotation_file.resolve()), files.folder, files.root
+    kept = KeptRows(*places, part, f"unnamed: {names_unnamed}, refused: {findings is None}")
+    found = Findings()
+    rows = kept.find(found)
+    if rows is None:
+        reader = CocoReader(annotation_file, read_annotation_json(annotation_file), found)
+        chosen = _choose_images(reader, part, split)
+        categories = _read_categories(reader)
+        images = reader.read_images(files, chosen)
+        rows = _make_rows(reader, categories, images, refuse=findings is None)
+        if names_unnamed:
+            reader.note_unnamed_files(files, images.values())
+        if not reader.opened_images:
+            folders = {os.path.dirname(path) for path, _, _ in images.values()}.union(files.folders)
+            walked = os.walk(files.folder) if names_unnamed else ()
+            kept.keep(rows, [annotation_file, *folders, *(folder for folder, _, _ in walked)], found)
+    if findings is not None:
+        findings.update(found)
+    return rows
+
+
+def _choose_images(reader: CocoReader, part: str, split: str) -> set[int] | None:
+    """Return the positions of the images of a part of the split, None for all."""
+    if not part:
+        return None
+    return set(choose_part(part, [_key(entry) for entry in reader.content["images"]], split + part))
+
+
+def _read_categories(reader: CocoReader) -> dict[int | str, str]:
     categories = reader.read_categories()
     if not categories:
-        wrong = "".join(f" Its categories[0] {why_unusable(entry)}." for entry in content["categories"][:1])
-        raise ValueError(f"{annotation_file} has no categories: boxes need {{'id': 1, 'name': 'cat'}}, say.{wrong}")
-    images = reader.read_images(files, chosen)
-    ids = sorted(categories.keys() - _find_dummy(content), key=lambda id_: reader.category_number[id_])
+        wrong = "".join(f" Its categories[0] {why_unusable(entry)}." for entry in reader.content["categories"][:1])
+        raise ValueError(
+            f"{reader.annotation_file} has no categories: boxes need {{'id': 1, 'name': 'cat'}}, say.{wrong}"
+        )
+    return categories
+
+
+def _make_rows(
+    reader: CocoReader, categories: dict[int | str, str], images: dict[int | str, tuple[str, int, int]], refuse: bool
+) -> Dataset:
+    """Return the rows of these images; boxes that are not in pixels are an error or a finding."""
+    ids = sorted(categories.keys() - _find_dummy(reader.content), key=lambda id_: reader.category_number[id_])
     objects = reader.read_annotations(images, {id_: rank for rank, id_ in enumerate(ids)})
-    boxes = np.array(objects.boxes, dtype=np.float64).reshape(-1, 4)
     sizes = np.array([size for _, *size in images.values()], dtype=np.int64).reshape(-1, 2)
-    _judge_boxes(boxes, objects.images, sizes, annotation_file, findings)
-    if findings is not None and not part and not is_shared(annotation_file, Path(files.folder)):
-        reader.note_unnamed_files(files, images.values())
+    _judge_boxes(objects, sizes, reader, refuse)
     features = detection_features([categories[id_] for id_ in ids], [reader.category_number[id_] for id_ in ids])
-    paths, widths, heights = zip(*images.values()) if images else ((), (), ())
-    columns = [
-        pa.array(
-            [{"bytes": None, "path": path} for path in paths], pa.struct({"bytes": pa.binary(), "path": pa.string()})
-        ),
-        pa.array([reader.image_number[id_] for id_ in images], pa.int64()),
-        pa.array(widths, pa.int64()),
-        pa.array(heights, pa.int64()),
-        _pack(objects, boxes, len(images)),
-    ]
-    return Dataset(pa.table(columns, names=list(features)).cast(features.arrow_schema))
+    paths = [path for path, _, _ in images.values()]
+    image_ids = np.array([reader.image_number[id_] for id_ in images], dtype=np.int64)
+    return share_batches(lambda: _make_batches(features, paths, image_ids, sizes, objects), features.arrow_schema)
 
 
 def clean_annotations(content: dict, findings: Findings | None = None, name: str = "annotations") -> dict:
@@ -87,7 +113,8 @@ def clean_annotations(content: dict, findings: Findings | None = None, name: str
     images = reader.list_images()
     objects = reader.read_annotations(images, {id_: position for position, id_ in enumerate(categories)})
     image_ids, category_ids = list(images), list(categories)
-    columns = zip(objects.ids, objects.images, objects.labels, objects.boxes, objects.areas, objects.crowds)
+    boxes = np.frombuffer(objects.boxes).reshape(-1, 4).tolist()
+    columns = zip(objects.ids, objects.images, objects.labels, boxes, objects.areas, objects.crowds)
     return {
         "images": [{"id": id_} for id_ in images],
         "categories": [{"id": id_, "name": name} for id_, name in categories.items()],
@@ -115,36 +142,37 @@ def take_part(content: dict, split: str) -> dict:
     return {**content, "images": images, "annotations": annotations}
 
 
-def _judge_boxes(
-    boxes: np.ndarray, images: list[int], sizes: np.ndarray, file: Path, findings: Findings | None
-) -> None:
+def _judge_boxes(objects: CocoObjects, sizes: np.ndarray, reader: CocoReader, refuse: bool) -> None:
     """Boxes that are not x, y, width, height in pixels are a defect of the whole file."""
-    evidence = find_box_form(boxes, sizes[np.array(images, dtype=np.int64)])
+    boxes = np.frombuffer(objects.boxes).reshape(-1, 4)
+    evidence = find_box_form(boxes, np.frombuffer(objects.images, dtype=np.int32), sizes)
     if evidence is None:
         return
-    if findings is not None:
-        findings.add(_FORMS[evidence.form], file, value=evidence.text)
-    elif evidence.form == "normalised":
+    if refuse and evidence.form == "normalised":
         raise ValueError(
-            f"{file}: the boxes are normalised, not in pixels: {evidence.text}. "
+            f"{reader.annotation_file}: the boxes are normalised, not in pixels: {evidence.text}. "
             "COCO's are x, y, width, height in pixels: convert them."
         )
+    reader.findings.add(_FORMS[evidence.form], reader.annotation_file, value=evidence.text)
 
 
-def _pack(objects: CocoObjects, boxes: np.ndarray, num_images: int) -> pa.StructArray:
-    """The `objects` of all images, in their order."""
-    rows = np.array(objects.images, dtype=np.int64)
-    order = np.argsort(rows, kind="stable")  # an image's objects as the file has them
-    ends = np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=num_images))]).astype(np.int32)
-    columns = {
-        "id": np.array(objects.ids, dtype=np.int64)[order],
-        "bbox": pa.FixedSizeListArray.from_arrays(boxes[order].ravel(), 4),
-        "category": np.array(objects.labels, dtype=np.int64)[order],
-        "area": np.array(objects.areas, dtype=np.float64)[order],
-        "iscrowd": np.array(objects.crowds, dtype=np.int64)[order],
-    }
-    lists = [pa.ListArray.from_arrays(ends, pa.array(column)) for column in columns.values()]
-    return pa.StructArray.from_arrays(lists, names=list(columns))
+def _make_batches(
+    features: Features, paths: list[str], image_ids: np.ndarray, sizes: np.ndarray, objects: CocoObjects
+) -> Iterator[pa.RecordBatch]:
+    """Return the rows of `rows.py`, some at a time."""
+    start = 0
+    for some_objects in objects.batches(len(paths)):
+        some = slice(start, start + len(some_objects))
+        columns = [
+            pa.array([{"bytes": None, "path": path} for path in paths[some]], features["image"].pa_type),
+            pa.array(image_ids[some]),
+            pa.array(sizes[some, 0]),
+            pa.array(sizes[some, 1]),
+            some_objects,
+        ]
+        table = pa.table(columns, names=list(features)).cast(features.arrow_schema)
+        yield from table.to_batches()
+        start = some.stop
 
 
 def _find_dummy(content: dict) -> set[int]:

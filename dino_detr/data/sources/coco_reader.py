@@ -1,9 +1,7 @@
 """The lists of a COCO annotation file, entry by entry: what each says, and what cannot be used."""
 
-import itertools
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,23 +10,11 @@ from ..findings import Findings
 from ..image_files import list_image_files
 from ..numbers import Ids, is_text, number_ids, read_box, read_flag, read_number, read_whole, shown
 from ..rows import SMALLEST_SIDE
+from .coco_objects import LARGEST, LARGEST_PLAIN, CocoObjects
 from .file_names import ImageFiles
+from .json_lists import JsonList
 
 _READERS = {"id": read_whole, "bbox": read_box, "area": read_number, "iscrowd": read_flag}
-_LARGEST = 10**12  # pixels, and more than any image has
-_LARGEST_PLAIN = 2**62  # of ids: larger ones are looked at more closely
-
-
-@dataclass
-class CocoObjects:
-    """Usable annotations, in their file's order: lists of one entry each. `images` holds positions, `labels` ranks."""
-
-    ids: list[int | None] = field(default_factory=list)  # none is None at the end
-    images: list[int] = field(default_factory=list)
-    labels: list[int] = field(default_factory=list)
-    boxes: list[list[float]] = field(default_factory=list)
-    areas: list[float] = field(default_factory=list)
-    crowds: list[int] = field(default_factory=list)
 
 
 class CocoReader:
@@ -41,6 +27,7 @@ class CocoReader:
         self.image_number: dict[int | str, int] = {}
         self.category_number: dict[int | str, int] = {}
         self.listed_images: set[int | str] = set()  # with those that are left out
+        self.opened_images = False  # to read their sizes
 
     def read_categories(self) -> dict[int | str, str]:
         """Names by id."""
@@ -91,14 +78,31 @@ class CocoReader:
         """The usable ones of these images and classes."""
         row_of = {image_id: row for row, image_id in enumerate(images)}
         paths = [path for path, _, _ in images.values()]
-        objects, without_id, taken = CocoObjects(), [], set()
-        for number, entry in enumerate(self.content["annotations"]):
+        objects, number, entries = CocoObjects(), 0, self.content["annotations"]
+        if not isinstance(entries, JsonList):
+            self._add_each(entries, 0, objects, row_of, class_index, paths)
+        else:
+            for text in entries.texts():
+                count = objects.add_plain(text, row_of, self.listed_images, class_index)
+                if count is None:
+                    piece = entries.decode(text)
+                    self._add_each(piece, number, objects, row_of, class_index, paths)
+                    count = len(piece)
+                number += count
+        objects.give_ids(paths, self.findings)
+        return objects
+
+    def _add_each(
+        self, entries: list, first: int, objects: CocoObjects, row_of: dict, class_index: dict, paths: list[str]
+    ) -> None:
+        """Add the usable ones of these entries, the first of which has that number in its file."""
+        for number, entry in enumerate(entries, first):
             if not isinstance(entry, dict):
                 value = f"annotations[{number}] is {shown(entry)}"
                 self.findings.add("malformed_annotation", self.annotation_file, value=value)
                 continue
             given = entry.get("id")
-            id_ = given if type(given) is int and abs(given) < _LARGEST_PLAIN else read_whole(given)
+            id_ = given if type(given) is int and abs(given) < LARGEST_PLAIN else read_whole(given)
             place = self._find_image_and_class(entry, id_, row_of, class_index, paths)
             if place is None:
                 continue
@@ -109,18 +113,7 @@ class CocoReader:
             area, crowd = self._read_area_and_crowd(entry, id_, paths[row], box)
             if str in map(type, entry.values()) or box is not entry["bbox"]:
                 self._note_text_numbers(entry, id_, paths[row])
-            if id_ is None or id_ in taken:
-                without_id.append((len(objects.ids), given, paths[row]))
-            else:
-                taken.add(id_)
-            objects.ids.append(id_)
-            objects.images.append(row)
-            objects.labels.append(label)
-            objects.boxes.append(box)
-            objects.areas.append(area)
-            objects.crowds.append(crowd)
-        self._give_ids(objects.ids, without_id, taken)
-        return objects
+            objects.add(id_, given, row, label, box, area, crowd)
 
     def note_unnamed_files(self, files: ImageFiles, images: Iterable[tuple[str, int, int]]) -> None:
         names = (str(read_field(entry, "file_name")) for entry in self.content["images"])
@@ -139,7 +132,7 @@ class CocoReader:
             if chosen is not None and number not in chosen:
                 findings = Findings()  # they are the other part's
             given, name = read_field(entry, "id"), read_field(entry, "file_name")
-            id_ = given if type(given) is int and abs(given) < _LARGEST_PLAIN else self.image_ids.read(given)
+            id_ = given if type(given) is int and abs(given) < LARGEST_PLAIN else self.image_ids.read(given)
             if id_ is None or not (folder is None or _is_text(name)):
                 value = f"{where} {why_unusable(entry, None if folder is None else 'file_name')}"
                 findings.add("unusable_image", self.annotation_file, value=value)
@@ -159,11 +152,12 @@ class CocoReader:
             self.findings.add("respelled_file", path, value=f"file_name {shown(entry['file_name'])}")
         given = entry.get("width"), entry.get("height")
         width, height = given if type(given[0]) is type(given[1]) is int else map(read_whole, given)
-        if width and height and 0 < width < _LARGEST and 0 < height < _LARGEST:
+        if width and height and 0 < width < LARGEST and 0 < height < LARGEST:
             if str in map(type, given):
                 value = f"width {shown(given[0])}, height {shown(given[1])}"
                 self.findings.add("text_number", path, value=value)
             return width, height
+        self.opened_images = True
         try:
             width, height = read_upright_size(path)
         except OSError as fault:
@@ -210,9 +204,9 @@ class CocoReader:
     def _read_area_and_crowd(self, entry: dict, id_: int | None, path: str, box: list[float]) -> tuple[float, int]:
         area: Any = entry.get("area")
         crowd: Any = entry.get("iscrowd")
-        if not (type(area) in (int, float) and 0 <= area < _LARGEST**2):
+        if not (type(area) in (int, float) and 0 <= area < LARGEST**2):
             given, area = area, read_number(area)
-            if area is None or not 0 <= area < _LARGEST**2:
+            if area is None or not 0 <= area < LARGEST**2:
                 kind = "missing_area" if given is None else "unusable_area"
                 self.findings.add(kind, path, id_, None if given is None else f"area {shown(given)}")
                 area = box[2] * box[3]
@@ -223,20 +217,6 @@ class CocoReader:
                 self.findings.add(kind, path, id_, None if given is None else f"iscrowd {shown(given)}")
                 crowd = 0
         return area, crowd
-
-    def _give_ids(self, ids: list[int | None], without: list[tuple[int, object, str]], taken: set[int]) -> None:
-        """Give new ids to annotations without a usable one, or with one that repeats another's."""
-        largest = max(taken, default=0)
-        fresh = (
-            id_ for id_ in itertools.count(1 + max(largest, 0) if largest < _LARGEST_PLAIN else 1) if id_ not in taken
-        )
-        for position, given, path in without:
-            kind = "repeated_annotation_id"
-            if ids[position] is None:
-                kind = "missing_annotation_id" if given is None else "unusable_annotation_id"
-            own_id, ids[position] = ids[position], next(fresh)
-            said = f"{shown(given)}, " if kind == "unusable_annotation_id" else ""
-            self.findings.add(kind, path, own_id, f"{said}now {ids[position]}")
 
     def _note_text_id(self, where: str, given: object, id_: int | str) -> None:
         if isinstance(given, str):
@@ -284,7 +264,7 @@ def is_plain_box(box: object) -> bool:
     """Return whether a value is a list of four numbers that can be anywhere near an image."""
     if type(box) is not list or len(box) != 4:
         return False
-    return all((type(side) is float or type(side) is int) and -_LARGEST < side < _LARGEST for side in box)
+    return all((type(side) is float or type(side) is int) and -LARGEST < side < LARGEST for side in box)
 
 
 def _fault_of_box(box: list[float] | None) -> str | None:
@@ -294,6 +274,6 @@ def _fault_of_box(box: list[float] | None) -> str | None:
     smaller = min(box[2], box[3])
     if smaller > SMALLEST_SIDE and is_plain_box(box):
         return None
-    if not all(-_LARGEST < side < _LARGEST for side in box):
+    if not all(-LARGEST < side < LARGEST for side in box):
         return "nonfinite_box"
     return "negative_box" if smaller < 0 else "zero_sized_box"

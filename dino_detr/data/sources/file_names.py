@@ -47,6 +47,12 @@ class ImageFiles:
         self._places = list(dict.fromkeys([self.folder, *map(os.path.abspath, places)]))
         self._listings: dict[str, dict[str, list[str]]] = {}
 
+    @property
+    def folders(self) -> list[str]:
+        """The folders whose entries were looked through."""
+        walked = os.walk(self.root) if self._anywhere else ()
+        return [*self._listings, *(folder for folder, _, _ in walked)]
+
     def find_all(self, names: Sequence[str]) -> list[Found]:
         """
         Find the file of each name: as it is written, else spelled otherwise.

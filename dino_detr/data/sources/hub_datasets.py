@@ -40,16 +40,19 @@ from ..rows import arrow_objects, detection_features
 from .columns import NumberColumn
 from .shared_rows import share_rows
 from .splits import choose_split
+from .webdatasets import unpack_samples
 
 logger = logging.get_logger(__name__)
 
+HUB_PREFIX = "hf://datasets/"
 CATEGORY_FIELDS = ("category", "categories", "category_id", "label", "labels")
 
 
 def is_saved_dataset(folder: Path) -> bool:
     """Return whether `load_from_disk` or `load_dataset` can read a folder."""
-    saved = ("dataset_dict.json", "state.json", "**/*.parquet", "**/*.arrow", "**/metadata.jsonl", "**/metadata.csv")
-    return folder.is_dir() and any(next(folder.glob(pattern), None) for pattern in saved)
+    patterns = ["dataset_dict.json", "state.json", "**/metadata.jsonl", "**/metadata.csv"]
+    patterns += [f"**/*.{suffix}" for suffix in ("parquet", "arrow", "tar")]
+    return folder.is_dir() and any(next(folder.glob(pattern), None) for pattern in patterns)
 
 
 def load_hub_dataset(source: str, split: str, findings: Findings | None = None) -> Dataset:
@@ -60,7 +63,7 @@ def load_hub_dataset(source: str, split: str, findings: Findings | None = None) 
         OSError: there is no such data set on the Hub, or the Hub cannot be reached.
         ValueError: the columns are not as they must be (see `detection_rows`).
     """
-    splits = _load_splits(source)
+    splits = {split: unpack_samples(rows) for split, rows in _load_splits(source).items()}
     name = choose_split(split, map(str, splits), source)
     try:
         return detection_rows(splits[name], [other for key, other in splits.items() if key != name], findings)
@@ -138,7 +141,7 @@ def _load_splits(source: str) -> DatasetDict:
             return _load_folder(folder)
         except (OSError, ValueError, DatasetsError) as error:
             raise OSError(f"{_find_damaged(folder)} cannot be read, was it cut or changed? {error}") from error
-    name, _, configuration = source.partition(":")
+    name, _, configuration = source.removeprefix(HUB_PREFIX).partition(":")
     try:
         return load_dataset(name, configuration or None)
     except OSError as error:

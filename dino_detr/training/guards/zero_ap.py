@@ -3,7 +3,7 @@
 from transformers import TrainerState
 from transformers.utils import logging
 
-from ...data.rows import values_of_objects
+from ...data.rows import classes_with_objects
 from ...data.samples import TrainingSamples
 from ...evaluation.diagnosis import LearningRate
 from ...evaluation.evaluate import Evaluation
@@ -36,7 +36,7 @@ def explain_zero_ap(
     warmup_steps = options.get_warmup_steps(state.max_steps)
     rate = LearningRate(state.global_step, warmup_steps, max(rates, default=None), options.learning_rate)
     try:
-        diagnosis = evaluation.diagnose(set(values_of_objects(train_samples.rows, "category")), loss, rate)
+        diagnosis = evaluation.diagnose(classes_with_objects(train_samples.rows), loss, rate)
         ap50 = max(evaluation.figures["AP50"], 0)
         text = f"AP50 is {ap50:.3f} at step {state.global_step}. What the evaluation saw:\n{diagnosis}"
         logger.warning(text)
