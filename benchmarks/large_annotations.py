@@ -2,8 +2,8 @@
 
     python benchmarks/large_annotations.py --scales 1 4 30
 
-Scale 1 is 57,000 images with 15 boxes each; 30 is Objects365's 1.7 million images, a JSON file of 3.5 GB. Files are made
-under `--folder` and deleted. Images are links to one small file. Each measure is a process of its own.
+Scale 1 is 57,000 images with 15 boxes each; 30 is Objects365's 1.7 million images, a JSON file of 3.5 GB. Files are
+made under `--folder` and deleted. Images are links to one small file. Each measure is a process of its own.
 """
 
 import argparse
@@ -129,9 +129,9 @@ def main() -> None:
     print(
         f"{len(os.sched_getaffinity(0))} cores, load average {os.getloadavg()[1]:.0f}; Python "
         f"{platform.python_version()}, {versions}.\n\n| file | start | s to the first sample | of CPU | "
-        "peak, GiB | above the libraries | private at the end | order of an epoch, s of CPU |\n|---|---|---|---|---|---|---|---|"
+        "peak, GiB | above the libraries | private at the end | order of an epoch, s of CPU |"
     )
-    print("\n".join(lines))
+    print("\n".join([8 * "|---" + "|", *lines]))
 
 
 if __name__ == "__main__":
