@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import AdamW, Muon, Optimizer
 
 _HEADS = ("class_embed", "bbox_embed")
@@ -38,7 +38,7 @@ class MuonAndAdamW(Optimizer):
             part.state = self.state
 
 
-def muon_matrices(model: nn.Module) -> set[nn.Parameter]:
+def muon_matrices(model: nn.Module) -> set[Tensor]:
     """
     Return what Muon suits: the trained weights of linear layers (Keller Jordan, "Muon", 2024).
 
