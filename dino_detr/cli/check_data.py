@@ -47,9 +47,8 @@ def run(options: argparse.Namespace) -> None:
 
     reports = []
     for split in options.split or list_splits(options.source):
-        reports.append(
-            check_split(options.source, split, DinoDetrConfig().num_queries, reports, refuse=bool(show_labels))
-        )
+        num_queries, refuse = DinoDetrConfig().num_queries, detector is not None
+        reports.append(check_split(options.source, split, num_queries, reports, refuse))
         print(reports[-1].format(), describe_balance(reports[-1].rows), "", sep="\n")
     print(summarise(reports))
     if detector is not None:

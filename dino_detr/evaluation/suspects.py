@@ -14,7 +14,7 @@ FITTING_IOU = 0.7  # from which a box is well placed
 # What each kind is, and how it is scored: 0 to 1.
 KINDS = {
     "missing box": "a detection where no box is; its score",
-    "spurious box": "a box without a detection; 1 less the best score, of any class, that overlaps it",
+    "spurious box": "a box without a detection; the share of the threshold that no score reaches on it",
     "wrong class": "a box on which another class is detected; its score, less that of the annotated class",
     "badly placed box": "a box that its detection overlaps by an IoU below 0.7; its score times 1 less the IoU",
 }
@@ -28,7 +28,7 @@ class Suspect(NamedTuple):
         kind: of `KINDS`.
         score: of suspicion, 0..1.
         box: index among the annotated boxes; None of a missing one.
-        detection: index of the detection that contradicts it; None of a spurious box.
+        detection: index among the confident detections of that which contradicts it; None of a spurious box.
     """
 
     kind: str
@@ -44,17 +44,17 @@ def find_suspects(
     Find the labels of an image that its detections contradict.
 
     Confident detections are matched with the boxes by `match_detections`; no label is suspected twice. Crowds and boxes
-    of classes that the detector does not know are not suspected. A detection on them is no missing box.
+    of classes that the detector does not know are not suspected, and a detection on them is no missing box.
 
     Args:
         detection: `{scores [n], labels [n], boxes [n, 4] xyxy px}` of every score and class, best first, in the labels
-            of the data.
+            of the data; -1 is a class that the data do not have.
         reference: `{labels [m], boxes [m, 4] xyxy px, iscrowd [m]}`.
         threshold: confident detections have a score above it.
         known_labels: those that the detector can give.
 
     Returns:
-        The suspects, in no order, and the indices of the confident detections.
+        The suspects, in no order, and the indices of the confident detections, best first.
     """
     scores, labels = (np.asarray(detection[name]) for name in ("scores", "labels"))
     boxes = to_xywh(detection["boxes"])
@@ -69,26 +69,28 @@ def find_suspects(
     right = matches.verdicts == "right"
     owners = np.full(len(first), -1)  # box that a query agrees with: it says nothing of another
     owners[query[confident[right]]] = matches.partners[right]
-    partners = dict(zip(matches.partners.tolist(), confident.tolist()))
+    partners = {box: index for index, box in enumerate(matches.partners.tolist())}
     for box, (verdict, label) in enumerate(zip(matches.true_verdicts, matches.true_labels)):
         if verdict == "crowd" or label not in known_labels:
             continue
         about = (ious[:, box] >= MATCHING_IOU) & np.isin(owners[query], (-1, box))
         if verdict == "missed":
-            suspects.append(Suspect("spurious box", 1 - _best(scores[about]), box, None))
+            doubt = 1 - _best(scores[about]) / threshold if threshold else 0
+            if doubt > 0:
+                suspects.append(Suspect("spurious box", doubt, box, None))
             continue
         partner = partners[box]
-        score, iou = float(scores[partner]), float(ious[partner, box])
+        score, iou = float(matches.scores[partner]), float(ious[confident[partner], box])
         if verdict == "wrong class":
             doubt = score - _best(scores[about & (labels == label)])
-            if doubt > 0:
+            if doubt > 0 and matches.labels[partner] in known_labels:
                 suspects.append(Suspect("wrong class", doubt, box, partner))
         elif iou < FITTING_IOU:
             suspects.append(Suspect("badly placed box", score * (1 - iou), box, partner))
-    for index in _find_alone(matches.boxes, scores[confident]):
-        if matches.verdicts[index] == "false" and not (ious[confident[index]] >= MATCHING_IOU).any():
-            found = int(confident[index])
-            suspects.append(Suspect("missing box", float(scores[found]), None, found))
+    on_a_box = (ious[confident] >= MATCHING_IOU).any(axis=1)
+    for index in _find_alone(matches.boxes, matches.scores):
+        if matches.verdicts[index] == "false" and not on_a_box[index] and matches.labels[index] in known_labels:
+            suspects.append(Suspect("missing box", float(matches.scores[index]), None, index))
     return suspects, confident
 
 

@@ -3,7 +3,6 @@
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from datasets import Dataset, Image
@@ -12,11 +11,10 @@ from ..data import category_ids, class_names
 from ..data.decoding import describe_fault
 from ..data.image_files import image_name
 from ..data.image_sources import ImageSource
-from ..evaluation.errors import to_xywh
 from ..evaluation.report.label_page import LABEL_CHECK_HTML, SuspectInImage, write_label_page
 from ..evaluation.suspects import find_suspects
 from ..outputs import fill_folder, write_json
-from .detections import Detections
+from .detections import Detection, Detections
 from .detector import Detector
 
 __all__ = ["LABEL_CHECK_HTML", "LABEL_CHECK_JSON", "check_labels"]
@@ -46,9 +44,9 @@ def check_labels(
 
     Returns:
         What `label_check.json` holds: `dataset`, `checkpoint`, `splits`, `threshold`, `images`, `boxes`,
-        `classes_left_out`, `unreadable_images`, and `suspects`, worst first: `{"kind", "score", "split", "image", "image_id",
-        "annotation_id", "category", "category_id", "bbox" [x, y, width, height] px, "detected_category",
-        "detected_category_id", "detected_bbox", "detection_score", "crop"}`, None where there is none.
+        `classes_left_out`, `unreadable_images`, and `suspects`, worst first: `{"kind", "score", "split", "image",
+        "image_id", "annotation_id", "category", "category_id", "bbox" [x, y, width, height] px, "detected_category",
+        "detected_bbox", "detection_score", "crop"}`, None where there is none.
 
     Raises:
         ValueError: if a split has no class that the checkpoint knows.
@@ -67,13 +65,8 @@ def check_labels(
             counts["boxes"] += len(row["objects"]["id"])
             suspects += _find_in_image(row, found, detector.threshold, split, rows, position)
     suspects.sort(key=lambda suspect: -suspect.entry["score"])
-    content: dict[str, Any] = {"dataset": dataset, "checkpoint": checkpoint, "splits": list(splits)}
-    content |= {
-        "threshold": detector.threshold,
-        **counts,
-        "classes_left_out": left_out,
-        "unreadable_images": unreadable,
-    }
+    content = {"dataset": dataset, "checkpoint": checkpoint, "splits": list(splits), "threshold": detector.threshold}
+    content |= {**counts, "classes_left_out": left_out, "unreadable_images": unreadable}
     content["suspects"] = [suspect.entry for suspect in suspects]
     with fill_folder(output) as folder:
         write_label_page(folder, content, suspects)
@@ -114,39 +107,46 @@ def _find_in_image(
     row: dict, found: Detections, threshold: float, split: str, rows: Dataset, position: int
 ) -> list[SuspectInImage]:
     """Find the suspects of an image, with what the page and the file say of them."""
-    names, ids, objects = class_names(rows), category_ids(rows), row["objects"]
+    names, objects = class_names(rows), row["objects"]
     label_of = {name: label for label, name in enumerate(names)}
     known = {label_of[name] for name in found.id2label.values() if name in label_of}
-    labels = np.array([label_of.get(name, -1) for name in found.names], dtype="i8")
-    common = labels >= 0
-    labels = labels[common]
-    scores, boxes = found.scores.numpy()[common], found.boxes.numpy()[common].astype("f8")
+    detection = {
+        "scores": found.scores.numpy(),
+        "labels": np.array([label_of.get(name, -1) for name in found.names], dtype="i8"),
+        "boxes": found.boxes.numpy(),
+    }
     annotated = np.array(objects["bbox"], dtype="f8").reshape(-1, 4)
     corners = np.concatenate([annotated[:, :2], annotated[:, :2] + annotated[:, 2:]], axis=1)
-    detection = {"scores": scores, "labels": labels, "boxes": boxes}
     reference = {"labels": objects["category"], "boxes": corners, "iscrowd": objects["iscrowd"]}
     suspects, confident = find_suspects(detection, reference, threshold, known)
-    beside = [(boxes[index].tolist(), names[labels[index]], float(scores[index])) for index in confident]
+    beside = [*found[confident]]
+    place = {"split": split, "image": row["image"]["path"], "image_id": row["image_id"]}
     results = []
-    for kind, score, box, number in suspects:
-        entry = {"kind": kind, "score": round(score, 4), "split": split}
-        entry |= {"image": row["image"]["path"], "image_id": row["image_id"]}
-        entry["annotation_id"] = None if box is None else objects["id"][box]
-        label = None if box is None else objects["category"][box]
-        entry["category"], entry["category_id"] = _name_class(label, names, ids)
-        entry["bbox"] = None if box is None else objects["bbox"][box]
-        label = None if number is None else int(labels[number])
-        entry["detected_category"], entry["detected_category_id"] = _name_class(label, names, ids)
-        entry["detected_bbox"] = None if number is None else np.round(to_xywh(boxes[number]), 2)[0].tolist()
-        entry["detection_score"] = None if number is None else round(float(scores[number]), 4)
+    for kind, score, box, detected in suspects:
+        entry = {"kind": kind, "score": round(score, 4), **place}
+        entry |= _describe_box(objects, box, rows) | _describe_detection(beside, detected)
         entry["crop"] = None  # until the page has one
-        detected = None if number is None else confident.tolist().index(number)
         results.append(SuspectInImage(entry, rows, position, box, beside, detected))
     return results
 
 
-def _name_class(label: int | None, names: list[str], ids: list[int]) -> tuple[str | None, int | None]:
-    return (None, None) if label is None else (names[label], ids[label])
+def _describe_box(objects: dict, box: int | None, rows: Dataset) -> dict:
+    names = ("annotation_id", "category", "category_id", "bbox")
+    if box is None:
+        return dict.fromkeys(names)
+    label = objects["category"][box]
+    return dict(
+        zip(names, (objects["id"][box], class_names(rows)[label], category_ids(rows)[label], objects["bbox"][box]))
+    )
+
+
+def _describe_detection(confident: list[Detection], detected: int | None) -> dict:
+    names = ("detected_category", "detected_bbox", "detection_score")
+    if detected is None:
+        return dict.fromkeys(names)
+    found = confident[detected]
+    x1, y1, x2, y2 = found.box
+    return dict(zip(names, (found.name, [round(v, 2) for v in (x1, y1, x2 - x1, y2 - y1)], round(found.score, 4))))
 
 
 def _shorten(names: list[str]) -> str:

@@ -34,7 +34,7 @@ class SuspectInImage(NamedTuple):
         entry: of `label_check.json`. Its `crop` is filled in by the page.
         rows, position: the data and the row that it is of.
         box: index among the row's objects; None of a missing one.
-        confident: box xyxy in pixels, class and score of each confident detection of the image.
+        confident: class, score 0..1, class index and box xyxy in pixels of each confident detection of the image.
         detected: index among them; None of a spurious box.
     """
 
@@ -42,7 +42,7 @@ class SuspectInImage(NamedTuple):
     rows: Dataset
     position: int
     box: int | None
-    confident: list[tuple[list[float], str, float]]
+    confident: list[tuple[str, float, int, tuple[float, float, float, float]]]
     detected: int | None
 
 
@@ -93,17 +93,20 @@ def _save_crop(suspect: SuspectInImage, folder: Path, name: str) -> dict:
     annotated, detected = [], []
     for index, (box, label) in enumerate(zip(row["objects"]["bbox"], row["objects"]["category"])):
         verdict = kind if index == suspect.box else "other"
-        annotated.append((_to_corners(box), verdict, names[label], names[label]))
-    for index, (box, label, score) in enumerate(suspect.confident):
+        annotated.append((_to_corners(box), verdict, names[label]))
+    for index, (label, score, _, box) in enumerate(suspect.confident):
         verdict = kind if index == suspect.detected else "other"
-        detected.append((np.array(box), verdict, f"{label} {score:.2f}", f"{label} {score:.3f}"))
+        detected.append((np.array(box), verdict, f"{label} {score:.3f}"))
     picture = {"file": name, "width": width, "height": height, "font_size": f"{font_size(width, height):.1f}"}
     picture |= {"entry": entry, "image": Path(entry["image"]).name if entry["image"] else None}
     for side, boxes in (("annotated", annotated), ("detected", detected)):
         boxes.sort(key=lambda row: row[1] != "other")  # the suspect on top
-        within = [(box - np.array([x1, y1, x1, y1]), *said) for box, *said in boxes]
-        seen = [row for row in within if (row[0][:2] < (width, height)).all() and (row[0][2:] > 0).all()]
-        picture[side] = [place_box(*row, width, height, labelled=False) for row in seen]
+        within = [(box - np.array([x1, y1, x1, y1]), verdict, tooltip) for box, verdict, tooltip in boxes]
+        picture[side] = [
+            place_box(box, verdict, "", tooltip, width, height, labelled=False)  # captions have the names
+            for box, verdict, tooltip in within
+            if (box[:2] < (width, height)).all() and (box[2:] > 0).all()
+        ]
     return picture
 
 

@@ -26,7 +26,6 @@ _MEANINGS_OF_ERRORS = {
     "badly placed": "the right class, but IoU is only 0.1 to 0.5",
     "false": "nothing there, or a second box on an object",
 }
-_QUIET = ("right", "crowd", "other")  # verdicts without a text, unless there is room
 _MOST_LABELLED = 12  # boxes of a picture; of more, only the wrong ones are called by name
 _MOST_LETTERS = 22
 
@@ -73,7 +72,7 @@ def place_box(box: np.ndarray, verdict: str, text: str, tooltip: str, width: int
 
     Args:
         box: x1, y1, x2, y2 in pixels.
-        text, tooltip: what is written beside it, and what a pointer is told.
+        text, tooltip: what is written beside it, if anything, and what a pointer is told.
         width, height: of the picture, in pixels.
         labelled: whether the text is written of a right one, too.
     """
@@ -81,7 +80,7 @@ def place_box(box: np.ndarray, verdict: str, text: str, tooltip: str, width: int
     corners = (x1, y1, x2 - x1, y2 - y1)
     drawn: dict = dict(zip(("x", "y", "width", "height"), (f"{value:.1f}" for value in corners)))
     drawn |= {"verdict": verdict, "tooltip": tooltip, "label": None}
-    if labelled or verdict not in _QUIET:
+    if text and (labelled or verdict not in ("right", "crowd")):
         size = font_size(width, height)
         anchor, left = ("end", min(x2, width)) if x1 > 0.6 * width else ("start", max(x1, 0))
         bottom = y1 - 0.35 * size if y1 > 1.4 * size else y1 + 1.1 * size
