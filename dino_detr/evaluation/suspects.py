@@ -13,10 +13,10 @@ FITTING_IOU = 0.7  # from which a box is well placed
 
 # What each kind is, and how it is scored: 0 to 1.
 KINDS = {
-    "missing box": "a detection where no box is; its score",
-    "spurious box": "a box without a detection; the share of the threshold that no score reaches on it",
+    "missing box": "a confident detection where no box is; its score",
+    "spurious box": "a box without a confident detection; 1 less the best score on it as a share of the threshold",
     "wrong class": "a box on which another class is detected; its score, less that of the annotated class",
-    "badly placed box": "a box that its detection overlaps by an IoU below 0.7; its score times 1 less the IoU",
+    "badly placed box": "a box whose detection overlaps it by an IoU below 0.7; its score times 1 less the IoU",
 }
 
 
@@ -87,7 +87,7 @@ def find_suspects(
                 suspects.append(Suspect("wrong class", doubt, box, partner))
         elif iou < FITTING_IOU:
             suspects.append(Suspect("badly placed box", score * (1 - iou), box, partner))
-    on_a_box = (ious[confident] >= MATCHING_IOU).any(axis=1)
+    on_a_box = np.any(ious[confident] >= MATCHING_IOU, axis=1)
     for index in _find_alone(matches.boxes, matches.scores):
         if matches.verdicts[index] == "false" and not on_a_box[index] and matches.labels[index] in known_labels:
             suspects.append(Suspect("missing box", float(matches.scores[index]), None, index))

@@ -1,5 +1,6 @@
 """The page of labels that a detector suspects: crops of the images, worst first."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +16,7 @@ LABEL_CHECK_HTML = "label_check.html"
 MAX_CROPS = 100
 
 _COLORS = {
-    "missing box": "#F08BC8",
+    "missing box": "#FF4FD8",
     "spurious box": "#FF6A1F",
     "wrong class": "#56B4E9",
     "badly placed box": "#F0E442",
@@ -42,7 +43,7 @@ class SuspectInImage(NamedTuple):
     rows: Dataset
     position: int
     box: int | None
-    confident: list[tuple[str, float, int, tuple[float, float, float, float]]]
+    confident: Sequence[tuple[str, float, int, tuple[float, float, float, float]]]
     detected: int | None
 
 
