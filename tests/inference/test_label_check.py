@@ -1,10 +1,12 @@
 """`check-data --checkpoint` finds the errors that were put into labels, and says nothing of the others."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.launching import ROOT
 from PIL import Image
 
 from dino_detr import Detector
@@ -81,6 +83,8 @@ def test_planted_errors_are_found_and_nothing_else(mislabelled, checkpoint, sees
     assert suspects == [
         {**entry, "split": SPLIT, "crop": f"crops/{rank:03}.jpg"} for rank, entry in enumerate(expected, 1)
     ]
+    documented = re.findall(r"^```json\n(.*?)^```", (ROOT / "docs" / "guides" / "data.md").read_text(), re.M | re.S)
+    assert all(list(entry) == list(json.loads(documented[0])) for entry in suspects)
     said = capsys.readouterr()
     assert "3 suspects in 8 boxes of 4 images" in said.out
     assert said.err.count("zebra") == 1 and "does not know zebra" in said.err
