@@ -71,16 +71,7 @@ class Errors:
 
 def match_image(detection: dict | None, reference: dict, threshold: float = -np.inf) -> ImageMatches:
     """
-    Match detections with objects, in three rounds.
-
-    In each, the best detection comes first and takes, of the objects that are left, that which it overlaps most.
-
-    1. Same class, IoU at least 0.5: `right`. This is COCO's matching, with its 100 detections of a class, and a
-       detection that has only a crowd of its class to match is a `crowd`'s.
-    2. Another class, IoU at least 0.5: `wrong class`.
-    3. Same class, IoU at least 0.1: `badly placed`. Not for a second box on an object of its class.
-
-    What is left is `missed` and `false`.
+    Match the detections that COCO counts, the 100 best of a class, with objects: see `match_detections`.
 
     Args:
         detection: `{scores [n], labels [n], boxes [n, 4] xyxy px}`, or None if the image has none.
@@ -94,18 +85,35 @@ def match_image(detection: dict | None, reference: dict, threshold: float = -np.
         np.zeros(np.count_nonzero(kept), dtype="i8"), labels[kept], scores[kept], to_xywh(detection["boxes"])[kept]
     )
     found = found[np.argsort(-found["score"], kind="stable")]
+    return match_detections(found["score"], found["label"].astype("i8"), found["box"], reference)
+
+
+def match_detections(scores: np.ndarray, labels: np.ndarray, boxes: np.ndarray, reference: dict) -> ImageMatches:
+    """
+    Match detections with objects, in three rounds.
+
+    In each, the best detection comes first and takes, of the objects that are left, that which it overlaps most.
+
+    1. Same class, IoU at least 0.5: `right`. This is COCO's matching, and a detection that has only a crowd of its
+       class to match is a `crowd`'s.
+    2. Another class, IoU at least 0.5: `wrong class`.
+    3. Same class, IoU at least 0.1: `badly placed`. Not for a second box on an object of its class.
+
+    What is left is `missed` and `false`.
+
+    Args:
+        scores, labels, boxes: of the detections, best first; `[n]`, `[n]`, `[n, 4]` xywh px.
+        reference: `{labels [m], boxes [m, 4] xyxy px, iscrowd [m]}`.
+    """
     true_labels, true_boxes = np.asarray(reference["labels"], dtype="i8"), to_xywh(reference["boxes"])
     crowd = np.asarray(reference["iscrowd"], dtype=bool)
-
-    ious = np.zeros((len(found), len(true_labels)))
-    if ious.size:
-        ious = np.asarray(box_iou(np.ascontiguousarray(found["box"]), true_boxes, crowd.tolist()))
+    ious = measure_overlaps(boxes, true_boxes, crowd)
     matches = ImageMatches(
-        scores=found["score"],
-        labels=found["label"].astype("i8"),
-        boxes=_to_xyxy(found["box"]),
-        verdicts=np.full(len(found), "false", dtype="U12"),
-        partners=np.full(len(found), -1),
+        scores=scores,
+        labels=labels,
+        boxes=_to_xyxy(boxes),
+        verdicts=np.full(len(boxes), "false", dtype="U12"),
+        partners=np.full(len(boxes), -1),
         true_labels=true_labels,
         true_boxes=_to_xyxy(true_boxes),
         true_verdicts=np.where(crowd, "crowd", "missed").astype("U12"),
@@ -118,6 +126,19 @@ def match_image(detection: dict | None, reference: dict, threshold: float = -np.
     on_an_object = (overlapping & same_class).any(1)
     _pair("badly placed", (ious >= NEAR_IOU) & same_class & ~on_an_object[:, None], ious, matches)
     return matches
+
+
+def measure_overlaps(boxes: np.ndarray, true_boxes: np.ndarray, crowd: np.ndarray) -> np.ndarray:
+    """
+    Return the IoU `[n, m]` of detections with objects, with a crowd the share of the detection that is in it.
+
+    Args:
+        boxes, true_boxes: xywh in pixels, float64 `[n, 4]` and `[m, 4]`.
+        crowd: bool `[m]`.
+    """
+    if not len(boxes) or not len(true_boxes):
+        return np.zeros((len(boxes), len(true_boxes)))
+    return np.asarray(box_iou(np.ascontiguousarray(boxes), true_boxes, crowd.tolist()))
 
 
 def find_errors(detections: list[dict], references: list[dict], num_classes: int) -> Errors:

@@ -17,6 +17,7 @@ WRITERS = {
     "forecast --plot": ["forecast", "history.csv", "--plot"],
     "forecast --output": ["forecast", "history.csv", "--output"],
     "check-data --output": ["check-data", "digits", "--show", "2", "--output"],
+    "check-data --checkpoint": ["check-data", "digits", "--checkpoint", "CHECKPOINT", "--output"],
     "convert --output": ["convert", "weights.pth", "--reference-config", "config.json", "--output"],
     "import-data --output": ["import-data", "yolo", "somewhere", "--output"],
     "benchmark --output": ["benchmark", "--output"],

@@ -1,5 +1,7 @@
 """The page of a report: HTML that needs nothing but the files beside it."""
 
+from typing import Any
+
 import numpy as np
 from jinja2 import Environment, PackageLoader
 
@@ -38,12 +40,9 @@ def build_page(report: dict, matches: list[ImageMatches]) -> str:
     """
     name = report["evaluated"].get("checkpoint") or report["evaluated"]["results"]
     classes = report["per_class"]
-    environment = Environment(
-        loader=PackageLoader("dino_detr.evaluation.report", ""), autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {"figure": format_figure, "thousands": "{:,}".format}
-    return environment.get_template("report.html.j2").render(
-        report,
+    return render(
+        "report.html.j2",
+        **report,
         title=f"Evaluation of {name.rstrip('/').split('/')[-1]}",
         figure_names={"Average precision": FIGURES[:6], "Average recall": FIGURES[6:]},
         meanings_of_figures=MEANINGS,
@@ -55,8 +54,46 @@ def build_page(report: dict, matches: list[ImageMatches]) -> str:
         error_names=[*ERRORS],
         meanings_of_errors=_MEANINGS_OF_ERRORS,
         pictures=[_picture(entry, found, [*classes]) for entry, found in zip(report["worst_images"], matches)],
-        version=__version__,
     )
+
+
+def render(template: str, **values: Any) -> str:
+    """Fill in a template of this folder; what is filled in is escaped."""
+    environment = Environment(
+        loader=PackageLoader("dino_detr.evaluation.report", ""), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"figure": format_figure, "thousands": "{:,}".format}
+    return environment.get_template(template).render(values, version=__version__)
+
+
+def place_box(box: np.ndarray, verdict: str, text: str, tooltip: str, width: int, height: int, labelled: bool) -> dict:
+    """
+    Return a box as the page draws it over a picture.
+
+    Args:
+        box: x1, y1, x2, y2 in pixels.
+        text, tooltip: what is written beside it, if anything, and what a pointer is told.
+        width, height: of the picture, in pixels.
+        labelled: whether the text is written of a right one, too.
+    """
+    x1, y1, x2, y2 = box
+    corners = (x1, y1, x2 - x1, y2 - y1)
+    drawn: dict = dict(zip(("x", "y", "width", "height"), (f"{value:.1f}" for value in corners)))
+    drawn |= {"verdict": verdict, "tooltip": tooltip, "label": None}
+    if text and (labelled or verdict not in ("right", "crowd")):
+        size = font_size(width, height)
+        anchor, left = ("end", min(x2, width)) if x1 > 0.6 * width else ("start", max(x1, 0))
+        bottom = y1 - 0.35 * size if y1 > 1.4 * size else y1 + 1.1 * size
+        if verdict == "false":  # below, where the label of the first box is not
+            bottom = y2 + 1.1 * size if y2 < height - 1.4 * size else y2 - 0.4 * size
+        short = text if len(text) <= 2 * _MOST_LETTERS else f"{text[: 2 * _MOST_LETTERS - 1]}…"
+        drawn["label"] = {"x": f"{left:.1f}", "y": f"{bottom:.1f}", "anchor": anchor, "text": short}
+    return drawn
+
+
+def font_size(width: int, height: int) -> float:
+    """Return the size of letters that are readable on a picture, in its pixels."""
+    return max(width, 0.6 * height) * 0.034
 
 
 def _picture(entry: dict, found: ImageMatches, names: list[str]) -> dict:
@@ -65,7 +102,7 @@ def _picture(entry: dict, found: ImageMatches, names: list[str]) -> dict:
     file_name = f" ({entry['file']})" if entry["file"] else ""
     width, height = entry["width"], entry["height"]
     picture = {"title": f"Image {entry['image_id']}{file_name}: {errors}", "file": entry["picture"]}
-    picture |= {"width": width, "height": height, "font_size": f"{_font_size(width, height):.1f}"}
+    picture |= {"width": width, "height": height, "font_size": f"{font_size(width, height):.1f}"}
     truth = [
         (box, verdict, names[label], names[label])
         for box, verdict, label in zip(found.true_boxes, found.true_verdicts, found.true_labels)
@@ -81,34 +118,5 @@ def _picture(entry: dict, found: ImageMatches, names: list[str]) -> dict:
     for side, boxes in (("truth", truth), ("detected", detected)):
         boxes.sort(key=lambda row: row[1] != "right")  # errors on top
         all_labelled = len(boxes) <= _MOST_LABELLED
-        picture[side] = [_box(*row, width, height, all_labelled) for row in boxes]
+        picture[side] = [place_box(*row, width, height, all_labelled) for row in boxes]
     return picture
-
-
-def _box(box: np.ndarray, verdict: str, text: str, tooltip: str, width: int, height: int, labelled: bool) -> dict:
-    """
-    Return a box as the page draws it over a picture.
-
-    Args:
-        box: x1, y1, x2, y2 in pixels.
-        text, tooltip: what is written beside it, and what a pointer is told.
-        width, height: of the picture, in pixels.
-        labelled: whether the text is written of a right one, too.
-    """
-    x1, y1, x2, y2 = box
-    corners = (x1, y1, x2 - x1, y2 - y1)
-    drawn: dict = dict(zip(("x", "y", "width", "height"), (f"{value:.1f}" for value in corners)))
-    drawn |= {"verdict": verdict, "tooltip": tooltip, "label": None}
-    if labelled or verdict not in ("right", "crowd"):
-        size = _font_size(width, height)
-        anchor, left = ("end", min(x2, width)) if x1 > 0.6 * width else ("start", max(x1, 0))
-        bottom = y1 - 0.35 * size if y1 > 1.4 * size else y1 + 1.1 * size
-        if verdict == "false":  # below, where the label of the first box is not
-            bottom = y2 + 1.1 * size if y2 < height - 1.4 * size else y2 - 0.4 * size
-        short = text if len(text) <= 2 * _MOST_LETTERS else f"{text[: 2 * _MOST_LETTERS - 1]}…"
-        drawn["label"] = {"x": f"{left:.1f}", "y": f"{bottom:.1f}", "anchor": anchor, "text": short}
-    return drawn
-
-
-def _font_size(width: int, height: int) -> float:
-    return max(width, 0.6 * height) * 0.034
