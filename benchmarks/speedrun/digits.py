@@ -4,7 +4,7 @@ Rules
 
 - The data are `digits` as the package makes them: 4,000 scenes to train on, 250 to evaluate on.
 - Training begins with random weights. Anything may be changed but the data and the evaluation.
-- The quick start's recipe is the entry: its comments say what its lines are worth.
+- The quick start's recipe is the entry; RESULTS.md says what its lines are worth.
 - Three seeds, one after the other, with nothing else running. The mean of their APs at the end reaches the target.
 - The time is that of the training steps, reading and augmenting images included, evaluation and start-up not. It is
   compared with the entry before on the same machine, on the same day.
@@ -24,7 +24,7 @@ import yaml
 from dino_detr.training import parse_options, prepare, train
 
 HERE = Path(__file__).parent
-RECIPE = HERE.parents[1] / "recipes" / "quickstart.yaml"  # the claim, with what each line of it is worth
+RECIPE = HERE.parents[1] / "recipes" / "quickstart.yaml"
 STEPS = {0.65: 575, 0.80: 1150}  # by target
 
 

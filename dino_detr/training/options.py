@@ -132,8 +132,7 @@ class DinoDetrTrainingArguments(TrainingArguments):
     muon: bool = field(
         default=False,
         metadata={
-            "help": "Let Muon train the matrices of the layers, and AdamW the rest. Learns a detector from random "
-            "weights in half the steps."
+            "help": "Let Muon train the matrices of the layers, and AdamW the rest: fewer steps from random weights."
         },
     )
     lora_rank: int | None = field(
