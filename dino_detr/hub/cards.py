@@ -272,7 +272,8 @@ def _training(record: RunRecord) -> str | None:
         seconds, former = seconds + line.get("seconds_per_step", 0) * (line["step"] - former), line["step"]
     device = f"{environment['processes']} x {environment['device']}"
     if environment["device"] == "CPU":
-        device += f" with {environment['threads']} threads"
+        threads = environment["threads"]
+        device += f" with {threads} thread{'s' if threads != 1 else ''}"
     text = (
         f"{steps:,} steps of {recipe['total_batch_size']} images, about {_duration(seconds)} in them (evaluations not "
         f"counted) on {device}."
