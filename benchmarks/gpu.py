@@ -25,6 +25,7 @@ import torch
 import yaml
 
 from dino_detr.benchmark import BACKBONES, PRECISIONS, REFERENCE
+from dino_detr.runs.history import read_history
 
 HERE = Path(__file__).parent
 RECIPES = HERE.parent / "recipes"
@@ -143,8 +144,7 @@ def read_recorded(results: dict[str, dict], output: Path) -> None:
     if benchmark.is_file():
         results["benchmark"]["lines"] = json.loads(benchmark.read_text(encoding="utf-8"))["rows"]
     if metrics.is_file():
-        steps = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
-        steps = [step for step in steps if "seconds_per_step" in step]
+        steps = [step for step in read_history(metrics) if "seconds_per_step" in step]
         names = ("step", "loss", "seconds_per_step", "data_wait_share", "peak_memory_mib")
         results["recipe"]["lines"] = [{name: step[name] for name in names} for step in steps]
 

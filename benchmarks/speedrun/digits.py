@@ -21,6 +21,8 @@ from pathlib import Path
 import torch
 import yaml
 
+from dino_detr.runs.history import read_history
+from dino_detr.runs.names import EVALUATION_JSONL, METRICS_JSONL
 from dino_detr.training import parse_options, prepare, train
 
 HERE = Path(__file__).parent
@@ -37,13 +39,13 @@ def run_once(steps: int, seed: int, folder: Path, eval_steps: int | None) -> dic
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(yaml.safe_dump(recipe), encoding="utf-8")
     train(prepare(parse_options([str(path), "--output_dir", str(folder), "--disable_tqdm", "true"])))
-    seconds = [json.loads(line).get("seconds_per_step") for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    evaluations = [json.loads(line) for line in (folder / "evaluation.jsonl").read_text().splitlines()]
+    seconds = [line.get("seconds_per_step", 0) for line in read_history(folder / METRICS_JSONL)]
+    evaluations = read_history(folder / EVALUATION_JSONL)
     return {
         "seed": seed,
         "AP": round(evaluations[-1]["AP"], 4),
         "AP50": round(evaluations[-1]["AP50"], 4),
-        "seconds": round(sum(filter(None, seconds)), 1),
+        "seconds": round(sum(seconds), 1),
         "AP_by_step": {line["step"]: round(line["AP"], 3) for line in evaluations},
     }
 

@@ -93,7 +93,8 @@ def inspect_images(rows: Dataset, name: str, pixels: bool = True) -> ImageFacts:
             progress.update(len(some))
         progress.close()
     if seen != known:
-        _write_cache(cache, seen)
+        content = json.dumps({"version": _cache_version(), "images": seen}).encode()
+        write_cache(cache, content, "images are checked every time")
     return facts
 
 
@@ -172,7 +173,7 @@ def _cache_version() -> str:
 
 
 def _read_cache(file: Path) -> dict[str, dict]:
-    """Return the entries of a cache that this user's `_write_cache` wrote; of anything else, none."""
+    """Return the entries of a cache that this user's `write_cache` wrote; of anything else, none."""
     try:
         with open(file, "rb", opener=_open_at_once) as opened:
             status = os.fstat(opened.fileno())
@@ -206,13 +207,14 @@ def _is_entry(entry: object) -> bool:
     )
 
 
-def _write_cache(file: Path, images: dict[str, dict]) -> None:
+def write_cache(file: Path, content: bytes, otherwise: str) -> None:
+    """Write a file of the cache, whole or not at all; if it cannot be, warn once of what happens `otherwise`."""
     temporary = file.with_name(f".{file.name}.{os.getpid()}")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps({"version": _cache_version(), "images": images}), encoding="utf-8")
+        temporary.write_bytes(content)
         temporary.replace(file)
     except OSError as fault:
-        logger.warning_once(f"{file.parent} cannot be written to ({fault.strerror}): images are checked every time")
+        logger.warning_once(f"{file.parent} cannot be written to ({fault.strerror}): {otherwise}")
         with suppress(OSError):
             temporary.unlink(missing_ok=True)

@@ -41,7 +41,7 @@ class ExportedDetector(nn.Module):
     def __init__(self, source: str | Path, device: str | None = None):
         super().__init__()
         facts = find_file(source, FACTS)
-        if facts is None or not is_export(source):
+        if facts is None or find_file(source, MANIFEST) is None:
             raise FileNotFoundError(f"{source} is no export: it has no {MANIFEST} and {FACTS}")
         self.facts = read_mapping(facts)
         check_runtime(self.facts["format"])

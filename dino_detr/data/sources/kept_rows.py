@@ -8,12 +8,9 @@ from pathlib import Path
 
 import msgspec
 from datasets import Dataset, config
-from transformers.utils import logging
 
 from ..findings import Finding, Findings
-from ..image_files import cache_folder
-
-logger = logging.get_logger(__name__)
+from ..image_files import cache_folder, write_cache
 
 _VERSION = 1  # of what rows and findings are made of a file
 _SETTLED = 2  # seconds: what changed later than that may change again without another time of change
@@ -68,17 +65,11 @@ class KeptRows:
             return
         path = rows.cache_files[0]["filename"]
         record = _Record(path, os.stat(path).st_size, stamps, findings.sorted())
-        temporary = self.file.with_name(f".{self.file.name}.{os.getpid()}")
         try:
-            self.file.parent.mkdir(parents=True, exist_ok=True)
-            temporary.write_bytes(msgspec.json.encode(record))
-            temporary.replace(self.file)
-        except OSError as fault:
-            logger.warning_once(
-                f"{self.file.parent} cannot be written to ({fault.strerror}): files are parsed each time"
-            )
+            content = msgspec.json.encode(record)
         except UnicodeEncodeError:  # a file name that is no text
             return
+        write_cache(self.file, content, "files are parsed each time")
 
 
 def _stamps(places: Iterable[str]) -> dict[str, tuple[int, int] | None]:
