@@ -35,10 +35,11 @@ class TrainingSamples(torch.utils.data.Dataset):
         rows: of `load_detection_dataset`.
         augmentation: of `build_augmentation`.
         seed: of the run.
+        factors: how many times an epoch has each image, on average (see `draw_factors`); None: once.
     """
 
-    def __init__(self, rows: Dataset, augmentation: Augmentation, seed: int):
-        self.rows, self.augmentation, self.seed = rows, augmentation, seed
+    def __init__(self, rows: Dataset, augmentation: Augmentation, seed: int, factors: np.ndarray | None = None):
+        self.rows, self.augmentation, self.seed, self.factors = rows, augmentation, seed, factors
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # seen by workers that outlive an epoch
 
     @property

@@ -1,13 +1,13 @@
 """The order of training samples."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 from torch.utils.data import Sampler
 
-from .repeating import count_repeats, draw_factors, number_of_samples
+from .repeating import count_repeats, number_of_samples
 from .samples import TrainingSamples
 
 _WINDOW = 128  # batches; the more, the less padding, and the more alike in scale are the images of a batch
@@ -19,7 +19,8 @@ class SizeGroupedSampler(Sampler[int]):
     """
     A random order in which the images of a batch are of nearly one size after augmentation.
 
-    Every sample comes once, or as often as `repeat_factor` and `source_weights` say.
+    Every sample comes once, or as often as the samples' `factors` say: the second time in an epoch an image is sample
+    `len(samples) + i`, augmented in another way than sample `i`, and so on.
 
     A batch is padded to its tallest and its widest image; the reference groups its images, upright or not, for the same
     reason. Here a random order is cut into windows of up to 128 batches, the samples of each window are halved by
@@ -30,22 +31,14 @@ class SizeGroupedSampler(Sampler[int]):
         samples: whose epoch is the order's too. (accelerate tells the epoch to a sampler or to the data set, never to
             both.)
         batch_size: images of a step, whatever the number of processes: each takes its part of them.
-        repeat_factor, source_weights: see `draw_factors`; None: every sample once. The second time in an epoch an image
-            is sample `len(samples) + i`, augmented in another way than sample `i`, and so on.
     """
 
-    def __init__(
-        self,
-        samples: TrainingSamples,
-        batch_size: int,
-        repeat_factor: float | None = None,
-        source_weights: Sequence[float] | None = None,
-    ):
+    def __init__(self, samples: TrainingSamples, batch_size: int):
         self.samples, self.batch_size = samples, batch_size
-        self.factors = draw_factors(samples.rows, repeat_factor, source_weights)
 
     def __len__(self) -> int:
-        return len(self.samples) if self.factors is None else number_of_samples(self.factors)
+        factors = self.samples.factors
+        return len(self.samples) if factors is None else number_of_samples(factors)
 
     def __iter__(self) -> Iterator[int]:
         epoch = self.samples.epoch
@@ -71,10 +64,10 @@ class SizeGroupedSampler(Sampler[int]):
     def _draw_indices(self, generator: torch.Generator) -> Tensor:
         """Return the samples of the epoch, int64 `[len(self)]`."""
         every = torch.arange(len(self.samples))
-        if self.factors is None:
+        if self.samples.factors is None:
             return every
         offset = torch.rand((), generator=generator, dtype=torch.float64).item()
-        repeats = torch.from_numpy(count_repeats(self.factors, offset))
+        repeats = torch.from_numpy(count_repeats(self.samples.factors, offset))
         images = every.repeat_interleave(repeats)
         times = torch.arange(len(images)) - (repeats.cumsum(0) - repeats)[images]
         return images + times * len(self.samples)

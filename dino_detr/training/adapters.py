@@ -64,6 +64,11 @@ def has_adapters(model: nn.Module) -> bool:
     return hasattr(model, "peft_config")
 
 
+def adapted_weights(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Return the frozen weights that adapters stand on, by the names they have without adapters; none if none do."""
+    return {name.replace(_BASE, "."): value for name, value in model.named_parameters() if _BASE in name}
+
+
 def merge_weights(model: nn.Module, weights: dict[str, Tensor]) -> dict[str, Tensor]:
     """
     Return a model's weights without adapters, which are part of the layers they stand on: `W + B A`.

@@ -70,7 +70,7 @@ def _prepare(options: DinoDetrTrainingArguments, augmentation: Augmentation) -> 
         model=model,
         args=options,
         processor=processor,
-        train_dataset=TrainingSamples(train_rows, augmentation, options.seed),
+        train_dataset=TrainingSamples(train_rows, augmentation, options.seed, factors),
         eval_dataset=eval_rows,
         callbacks=[RunFolder(options)],
     )

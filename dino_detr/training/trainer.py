@@ -89,8 +89,7 @@ class DetectionTrainer(Trainer):
         return f"DetectionTrainer({train:,} images to train on, {val:,} to evaluate on, run folder {self.folder})"
 
     def _get_train_sampler(self, train_dataset: Any = None) -> SizeGroupedSampler:
-        args = self.args
-        return SizeGroupedSampler(self.train_dataset, args.total_batch_size, args.repeat_factor, args.dataset_weights)
+        return SizeGroupedSampler(self.train_dataset, self.args.total_batch_size)
 
     def get_train_dataloader(self) -> torch.utils.data.DataLoader:
         loader = super().get_train_dataloader()

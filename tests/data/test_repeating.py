@@ -46,8 +46,9 @@ def test_repeats_follow_the_factors():
 
 def test_orders_repeat_images_and_augment_each_anew():
     rows = rows_of(CLASSES)
-    samples = TrainingSamples(rows, build_augmentation("reference", [48, 64, 80], 160), seed=3)
-    sampler = SizeGroupedSampler(samples, 8, repeat_factor=0.32)
+    augmentation = build_augmentation("reference", [48, 64, 80], 160)
+    samples = TrainingSamples(rows, augmentation, seed=3, factors=draw_factors(rows, 0.32))
+    sampler = SizeGroupedSampler(samples, 8)
     orders = []
     for epoch in (0, 1, 0):
         samples.set_epoch(epoch)
@@ -70,8 +71,10 @@ def of_two_sources(classes):
 
 @pytest.mark.parametrize("weights", [(1, 3), (0.5, 2.25), (1, 1)])
 def test_images_of_a_source_come_as_often_as_its_weight_says(weights):
-    samples = TrainingSamples(of_two_sources(CLASSES), build_augmentation("reference", [48, 64], 160), seed=3)
-    sampler = SizeGroupedSampler(samples, 8, source_weights=weights)
+    rows = of_two_sources(CLASSES)
+    augmentation = build_augmentation("reference", [48, 64], 160)
+    samples = TrainingSamples(rows, augmentation, seed=3, factors=draw_factors(rows, source_weights=weights))
+    sampler = SizeGroupedSampler(samples, 8)
     times = Counter()
     for epoch in range(20):
         samples.set_epoch(epoch)

@@ -9,6 +9,7 @@ from torch import nn
 from transformers.utils import logging
 
 from ...runs.names import CONFIG_JSON, EVALUATION_JSONL, METRICS_JSONL
+from ..adapters import adapted_weights
 from ..options import DinoDetrTrainingArguments
 from .files import find_checkpoint, find_damage, find_inexact, numbered_checkpoints
 from .lock import FolderInUse, lock_folder, unlock_folder
@@ -147,8 +148,12 @@ def check_space(options: DinoDetrTrainingArguments, model: nn.Module) -> None:
 
 
 def checkpoint_size(options: DinoDetrTrainingArguments, model: nn.Module) -> int:
-    """Return the bytes of a checkpoint: weights, AdamW's two moments of the trained ones, and the average."""
-    weights = _size(model.parameters())
+    """
+    Return the bytes of a checkpoint: weights, AdamW's two moments of the trained ones, and the average.
+
+    What adapters stand on is there twice: merged, and as it was.
+    """
+    weights = _size(model.parameters()) + _size(adapted_weights(model).values())
     moments = 2 * _size(p for p in model.parameters() if p.requires_grad)
     return weights * (1 + (options.ema_decay is not None)) + (0 if options.save_only_model else moments)
 
