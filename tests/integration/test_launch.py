@@ -113,6 +113,12 @@ def test_fsdp2_is_refused_where_it_would_not_shard(recipe, tmp_path):
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
 
+def test_fsdp2_is_refused_beside_muon(recipe, tmp_path):
+    command = ["tests/helpers/fsdp_on_cpu.py", recipe, "--output_dir", tmp_path / "run", "--muon", "true"]
+    assert "muon needs whole matrices" in launch("fsdp2", *command, expect=1)
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
 @pytest.mark.slow
 def test_fsdp2_trains_as_ddp(fsdp2, ddp, data):
     """Losses, clipped norms, weights, their average, COCO's figures (of 4 and 3 images), and what files are left."""
