@@ -30,17 +30,17 @@ def test_each_change_is_one_of_the_recipe(finetuning, tmp_path):
         path.write_text(yaml.safe_dump(recipe | change))
         options = parse_options([str(path), "--output_dir", str(tmp_path / "run")])
         said.append({key: str(value) for key, value in vars(options).items() if key not in ("given", "logging_dir")})
-        assert (said[-1] == said[0]) == (name == "as the recipe says"), name
+        assert (said[-1] == said[0]) == (name == "finetune"), name
 
 
 def test_the_table_goes_on_where_it_stopped(finetuning, monkeypatch, tmp_path, capsys):
-    changes = {"as the recipe says": {}, "half the queries": {"num_queries": 8}}
+    changes = {"finetune": {}, "half the queries": {"num_queries": 8}}
     monkeypatch.setattr(finetuning, "CHANGES", changes)
     monkeypatch.setattr(finetuning, "SMALL", finetuning.SMALL | {"num_queries": 16, "warmup_steps": 1})
     checkpoint, results = save_detector(tmp_path / "detector"), tmp_path / "results.jsonl"
     words = ["finetuning.py", str(checkpoint), "negatives", "--images", "4", "--passes", "16", "--seeds", "1"]
     monkeypatch.setattr("sys.argv", [*words, "--folder", str(tmp_path / "runs"), "--results", str(results)])
-    before = {"change": "as the recipe says", "dataset": "negatives", "seed": 1, "AP": 0.5}
+    before = {"change": "finetune", "dataset": "negatives", "seed": 1, "AP": 0.5}
     results.write_text(json.dumps(before) + "\n")
     finetuning.main()
     first, second = map(json.loads, results.read_text().splitlines())
