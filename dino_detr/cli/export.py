@@ -15,7 +15,7 @@ def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
     verb.add_argument("--with_preprocessing", action="store_true", help="take uint8 pixels, and normalise in the graph")
     verb.add_argument("--with_postprocessing", action="store_true", help="give the best boxes in pixels")
     verb.add_argument(
-        "--sampling", metavar="WAY", help="plain (GridSample) or gather (default: the faster in the format's runtime)"
+        "--sampling", metavar="WAY", help="plain (GridSample) or gather (default: gather in ONNX, else plain)"
     )
     verb.add_argument("--quantize", metavar="TYPE", help="int8, int8-weights, bf16 or fp16 (default: float32)")
     verb.add_argument("--dataset", help="to verify with, and to measure AP and seconds on, before and after")

@@ -24,7 +24,7 @@ from .tracing import trace
 from .verification import Batch, ExportFailed, Verification, find_worst_stage, verify
 
 VERIFIED_IMAGES, CALIBRATION_IMAGES = 9, 64
-# The faster in each runtime; ONNX goes to targets that have no GridSample, and its own runtime is as fast without.
+# The faster in each runtime, but ONNX also goes to targets that have no GridSample.
 _SAMPLING = {"torch": "plain", "onnx": "gather", "openvino": "plain"}
 
 

@@ -21,7 +21,7 @@ class ExportOptions:
         format: one of `torch`, `onnx`, `openvino`.
         image_size: height and width of all images, padding included. None: any.
         with_preprocessing, with_postprocessing: see `DetectorGraph`.
-        sampling: `plain` or `gather`, see `deformable_sampling`. None: the faster in the format's own runtime.
+        sampling: `plain` or `gather`, see `deformable_sampling`. None: `gather` in ONNX, else `plain`.
         quantize: `int8` (weights and activations of backbone and encoder), `int8-weights`, `bf16`, `fp16`, of which
             each format has its own (`QUANTIZATIONS`). None: float32.
     """
