@@ -87,7 +87,8 @@ def run_once(change: dict, dataset: Path, options: argparse.Namespace, seed: int
     path, folder = options.folder / "recipe.yaml", options.folder / "run"
     folder.parent.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(folder, ignore_errors=True)
-    path.write_text(yaml.safe_dump(recipe | SMALL | every | data | change), encoding="utf-8")
+    base = {"augmentation": options.augmentation} if options.augmentation else {}
+    path.write_text(yaml.safe_dump(recipe | SMALL | every | data | base | change), encoding="utf-8")
     train(prepare(parse_options([str(path), "--output_dir", str(folder), "--disable_tqdm", "true"])))
     last = read_history(folder / EVALUATION_JSONL)[-1]
     return last.get("ema_AP", last["AP"])
@@ -103,10 +104,11 @@ def table(results: list[dict], datasets: list[str]) -> str:
     heads = [f"{name}: AP | change" for name in datasets]
     lines = ["| | " + " | ".join(heads) + " |", "|---|" + "---|---|" * len(datasets)]
     AP = {(line["change"], line["dataset"], line["seed"]): line["AP"] for line in results}
-    for change in CHANGES:
+    for change in dict.fromkeys(["finetune", *(line["change"] for line in results)]):
         cells = []
         for name in datasets:
             seeds = [seed for what, where, seed in AP if (what, where) == (change, name)]
+            seeds = [seed for seed in seeds if ("finetune", name, seed) in AP]
             gains = [AP[change, name, seed] - AP["finetune", name, seed] for seed in seeds]
             mean = statistics.mean(AP[change, name, seed] for seed in seeds) if seeds else float("nan")
             cells += [f"{mean:.3f}", f"{min(gains):+.3f} to {max(gains):+.3f}" if any(gains) else ""]
@@ -120,10 +122,13 @@ def main() -> None:
     parser.add_argument("datasets", nargs="+", help="COCO folders, or `negatives`")
     parser.add_argument("--images", type=int, default=40, help="to train on (default: 40)")
     parser.add_argument("--passes", type=int, default=1600, help="images that are trained on in all (default: 1600)")
+    parser.add_argument("--changes", nargs="+", choices=CHANGES, default=list(CHANGES), help="rows (default: all)")
+    parser.add_argument("--augmentation", help="of all rows that do not change it (default: the recipe's)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--folder", type=Path, default=Path("runs/finetuning"), help="of the runs")
-    parser.add_argument("--results", type=Path, default=Path("runs/finetuning.jsonl"))
+    results = "a file for each number of passes and augmentation"
+    parser.add_argument("--results", type=Path, default=Path("runs/finetuning.jsonl"), help=results)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     folders = {}
@@ -132,11 +137,11 @@ def main() -> None:
         sizes = {"train": options.images, "val": 100}
         folders[Path(name).name] = make_negatives(options.folder / name, sizes) if made else Path(name)
     for seed in options.seeds:
-        for change, lines in CHANGES.items():
+        for change in options.changes:
             for name, folder in folders.items():
                 key = {"change": change, "dataset": name, "seed": seed}
                 if not any(key.items() <= line.items() for line in read_lines(options.results)):
-                    key["AP"] = round(run_once(lines, folder, options, seed), 4)
+                    key["AP"] = round(run_once(CHANGES[change], folder, options, seed), 4)
                     with options.results.open("a", encoding="utf-8") as file:
                         file.write(json.dumps(key) + "\n")
     print(table(read_lines(options.results), list(folders)))
