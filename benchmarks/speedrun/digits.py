@@ -35,7 +35,7 @@ def run_once(steps: int, seed: int, folder: Path, eval_steps: int | None) -> dic
     recipe = yaml.safe_load(RECIPE.read_text(encoding="utf-8"))
     each = eval_steps or steps
     recipe |= {"seed": seed, "max_steps": steps, "logging_steps": 1, "eval_steps": each, "save_steps": each}
-    path = folder.parent / f"{folder.name}.yaml"
+    path = folder.with_name(f"{folder.name}.yaml")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(yaml.safe_dump(recipe), encoding="utf-8")
     train(prepare(parse_options([str(path), "--output_dir", str(folder), "--disable_tqdm", "true"])))
