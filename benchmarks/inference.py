@@ -21,6 +21,7 @@ from transformers import exporters
 from turns import seconds, serve, take_turns
 
 from dino_detr import DinoDetrImageProcessor
+from dino_detr.export.exporting import DEFAULT_SAMPLING
 from dino_detr.export.graph import DetectorGraph
 from dino_detr.export.options import ExportOptions
 from dino_detr.export.quantization import quantize
@@ -38,7 +39,6 @@ OURS = {
     "ours, openvino, bf16": ("openvino", "bf16"),
     "ours, openvino, int8": ("openvino", "int8"),
 }
-SAMPLING = {"torch": "plain", "onnx": "gather", "openvino": "plain"}
 OF_A_GPU = "ours, TensorRT"  # of the same graph as "ours, onnx"
 # Their ONNX graph is none that ONNX Runtime loads: `sigmoid_min_1` comes from nowhere (transformers 5.24).
 WAYS = [*OURS, f"{THEIRS}, eager", f"{THEIRS}, openvino"]
@@ -70,7 +70,7 @@ def export(way: str, options: argparse.Namespace) -> None:
         format, precision = OURS[way]
         asked = ExportOptions(format, tuple(options.image_size), quantize=precision)
         model = build_model("ours", options.backbone).eval()
-        model.set_deformable_sampling(options.sampling or SAMPLING[format])
+        model.set_deformable_sampling(options.sampling or DEFAULT_SAMPLING[format])
         graph = DetectorGraph(model, DinoDetrImageProcessor()).eval()
         exported = trace(graph, asked)
         if precision == "int8":

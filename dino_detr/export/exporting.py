@@ -25,7 +25,7 @@ from .verification import Batch, ExportFailed, Verification, find_worst_stage, v
 
 VERIFIED_IMAGES, CALIBRATION_IMAGES = 9, 64
 # The faster in each runtime, but ONNX also goes to targets that have no GridSample.
-_SAMPLING = {"torch": "plain", "onnx": "gather", "openvino": "plain"}
+DEFAULT_SAMPLING = {"torch": "plain", "onnx": "gather", "openvino": "plain"}
 
 
 def export_detector(
@@ -76,7 +76,7 @@ def export_detector(
     images = some_images(rows, VERIFIED_IMAGES)
     batches = make_batches(images, its_processor, options)
     with fill_folder(output) as folder:
-        detector.set_deformable_sampling(options.sampling or _SAMPLING[options.format])
+        detector.set_deformable_sampling(options.sampling or DEFAULT_SAMPLING[options.format])
         exported = trace(graph, options)
         its_processor.save_pretrained(folder)
         facts: dict[str, Any] = asdict(options) | {"quantize": None}
